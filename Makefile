@@ -1,0 +1,31 @@
+# Every target makes .venv first, so that one command is enough on a new machine.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: report test test-deep check micro clean
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=/path/to/python3 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+report: .venv/installed
+	$(BIN)/python -m experiments.report --out report
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+test-deep: .venv/installed
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile=deep
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+micro: .venv/installed
+	$(BIN)/python -m experiments.micro
+
+clean:
+	rm -rf .venv report build *.egg-info

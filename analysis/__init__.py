@@ -1,0 +1,1 @@
+"""Probes of implicit attention in state space models."""

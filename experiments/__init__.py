@@ -1,0 +1,1 @@
+"""Data, training and reports built on vmp and analysis."""

@@ -1,0 +1,31 @@
+"""Test-wide set-up: runtime shape checks, hypothesis profiles, and no colour in captured terminals."""
+
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# The hook wraps every annotated function of a listed module in a beartype check of its jaxtyping shapes. Modules that
+# hold numba-compiled functions are not listed: numba cannot compile a wrapped function.
+CHECKED = [
+    "vmp.scan.spec",
+    "vmp.scan.chunked",
+    "vmp.config",
+    "vmp.mixer",
+    "vmp.attention",
+    "vmp.model",
+    "analysis.capture",
+    "analysis.implicit",
+    "analysis.reduce",
+    "analysis.weights",
+    "analysis.theory",
+    "analysis.decay",
+    "experiments.data",
+]
+install_import_hook(CHECKED, "beartype.beartype")
+
+settings.register_profile(
+    "fast", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.register_profile(
+    "deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fast")

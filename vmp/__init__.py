@@ -1,0 +1,1 @@
+"""Selective scans and video state space models."""
