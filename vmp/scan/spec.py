@@ -35,24 +35,25 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
     """
     h = call.initial_state()
     call = call.upcast()
-    u, A = call.u, call.A
-    length = u.shape[2]
-    delta = call.delta if call.delta_bias is None else call.delta + call.delta_bias[:, None]
+    u, delta, A = call.u, call.delta, call.A
+    if call.delta_bias is not None:
+        delta = delta + call.delta_bias[:, None]
     if call.delta_softplus:
         delta = F.softplus(delta)
     B = _every_channel_and_step(call.B, call)
     C = _every_channel_and_step(call.C, call)
 
     y = []
-    for t in reversed(range(length)) if call.reverse else range(length):
-        Abar = torch.exp(delta[:, :, t, None] * A)
-        decayed = Abar * h
-        own = delta[:, :, t, None] * B[:, :, :, t] * u[:, :, t, None]
+    steps = list(zip(u.unbind(2), delta.unbind(2), B.unbind(3), C.unbind(3), strict=True))
+    for u_t, delta_t, B_t, C_t in reversed(steps) if call.reverse else steps:
+        Abar_t = torch.exp(delta_t[:, :, None] * A)
+        decayed = Abar_t * h
+        own = delta_t[:, :, None] * B_t * u_t[:, :, None]
         if call.residual == "elemental":
-            own = own + Abar * u[:, :, t, None]
+            own = own + Abar_t * u_t[:, :, None]
         h = decayed + own
         seen = decayed if call.mask_diagonal else h
-        y.append((C[:, :, :, t] * seen).sum(dim=2))
+        y.append((C_t * seen).sum(dim=2))
     if call.reverse:
         y.reverse()
 
