@@ -1,0 +1,78 @@
+"""Real clips for training and for probes: moving digits, pans over photographs, video files.
+
+The three functions below are the entry points of the group `analysis.clips`. Each is called with the same
+arguments and yields `Clip`s; the two that make clips give them from the held-out split, that no model here
+was trained on.
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from experiments.data.clip import Clip, ClipDataset, denormalise, normalise
+from experiments.data.digits import Digits
+from experiments.data.photo_pan import PhotoPan
+from experiments.data.video import Sample, VideoFiles, read_clip, read_list
+
+__all__ = [
+    "Clip",
+    "ClipDataset",
+    "Digits",
+    "PhotoPan",
+    "Sample",
+    "VideoFiles",
+    "denormalise",
+    "digits_clips",
+    "normalise",
+    "photo_pan_clips",
+    "read_clip",
+    "read_list",
+    "video_clips",
+]
+
+
+def photo_pan_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """`count` clips of PhotoPan's held-out photographs, as `PhotoPan`; `paths` is not used."""
+    return _clips(PhotoPan("held-out", num_frames, image_size, seed, count))
+
+
+def digits_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """`count` clips of Digits' held-out samples by direction, as `Digits`; `paths` is not used."""
+    return _clips(Digits("held-out", "direction", num_frames, image_size, seed, count))
+
+
+def video_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """A clip of every video file or folder of images in `paths`; `count` and `seed` are not used.
+
+    Raises:
+        ValueError: if `paths` is empty; and as `read_clip`, when the clip's turn comes.
+    """
+    if not paths:
+        raise ValueError("no video given: name at least one video file or folder of images")
+    return _read_clips(paths, num_frames, image_size)
+
+
+def _clips(dataset: ClipDataset) -> Iterator[Clip]:
+    return (dataset.clip(index) for index in range(len(dataset)))
+
+
+def _read_clips(paths: Sequence[str | pathlib.Path], num_frames: int, image_size: int) -> Iterator[Clip]:
+    for path in paths:
+        yield Clip(normalise(read_clip(path, num_frames, image_size)), pathlib.Path(path).name)

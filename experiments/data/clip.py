@@ -1,0 +1,93 @@
+"""What every source of clips gives: a `Clip` to a probe, a `ClipDataset` to a training loop."""
+
+import abc
+import dataclasses
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics
+# too.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip to probe: `video` comes from `normalise`; `label` is None where the source knows none."""
+
+    video: Float[Tensor, "3 T H W"]
+    name: str
+    label: str | None = None
+
+
+def normalise(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
+    """RGB frames as the models take them: (frames / 255 - MEAN) / STD by channel, float32, channels first."""
+    scale = 255 * torch.tensor(STD)
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).float()
+    shift = torch.tensor(MEAN) / torch.tensor(STD)
+    return (pixels / scale[:, None, None, None] - shift[:, None, None, None]).contiguous()
+
+
+def denormalise(video: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """The inverse of `normalise`, rounded and clipped to 8 bits: frames to look at."""
+    pixels = video * torch.tensor(STD)[:, None, None, None] + torch.tensor(MEAN)[:, None, None, None]
+    return (255 * pixels).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+
+
+class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
+    """Labelled clips in which item `index` is a function of the arguments and the index alone.
+
+    Neither the order in which items are read nor the number of workers that read them changes a bit of any
+    item.
+    """
+
+    classes: tuple[str, ...]
+    """What each label means, for labels 0, 1, 2, ..."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def label(self, index: int) -> int:
+        """The class of clip `index`, known without making its frames."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """A short name of clip `index` that says where it comes from."""
+
+    @abc.abstractmethod
+    def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
+        """The RGB frames of clip `index`, before normalisation."""
+
+    @final
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """The normalised video (3, T, H, W) and the label of clip `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}: indices run from 0 to {len(self) - 1}")
+        return normalise(self.frames(index)), self.label(index)
+
+    @final
+    def clip(self, index: int) -> Clip:
+        """Clip `index` with its name and the name of its class."""
+        video, label = self[index]
+        return Clip(video, self.name(index), self.classes[label])
+
+
+def check_shape(num_frames: int, image_size: int, size: int = 1, seed: int = 0) -> None:
+    """Raise ValueError unless there can be `size` clips of this shape, drawn from this seed."""
+    for name, value in (("num_frames", num_frames), ("image_size", image_size), ("size", size)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}: it must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed = {seed}: it must not be negative")
+
+
+def frame_times(num_frames: int) -> Float[np.ndarray, " T"]:
+    """Instants of evenly spaced frames on a path that runs from -1/2 to 1/2; a single frame is its middle."""
+    return np.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else np.zeros(1)
