@@ -1,5 +1,8 @@
-"""Test-wide set-up: runtime shape checks, hypothesis profiles, and no colour in captured terminals."""
+"""Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
+import os
+
+import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -29,3 +32,7 @@ settings.register_profile(
     "deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fast")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; OpenMP teams that outnumber them wait for each other at every small operation.
+    torch.set_num_threads(1)

@@ -1,0 +1,55 @@
+"""Adapter for the models of this package: video, image and language models with Mamba mixers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from analysis.capture.capture import Capture
+from vmp.mixer import MambaMixer
+from vmp.model import LanguageModel, VideoModel
+
+NAME = "vmp (VideoModel, LanguageModel)"
+
+
+def recognises(model: nn.Module) -> bool:
+    return isinstance(model, VideoModel | LanguageModel)
+
+
+def mixers(model: VideoModel | LanguageModel) -> Sequence[nn.Module]:
+    return [model.get_submodule(f"layers.{layer}.mixer") for layer in range(model.config.depth)]
+
+
+def captures(model: VideoModel | LanguageModel, layer: int, hidden: Tensor) -> list[Capture]:
+    mixer = mixers(model)[layer]
+    if not isinstance(mixer, MambaMixer):
+        raise TypeError(f"layer {layer} is a {type(mixer).__name__}, which has no selective scan to capture")
+    layout = model.token_layout(hidden.shape[1]) if isinstance(model, LanguageModel) else model.token_layout()
+    weight, bias = _output_projection(mixer)
+    return [
+        Capture(
+            layer=layer,
+            layout=layout,
+            hidden=hidden.detach(),
+            out_weight=weight,
+            out_bias=bias,
+            # Every term of the scan under its own name; parameters among them would drag the graph along.
+            **{name: _detached(value) for name, value in vars(terms).items()},
+        )
+        for terms in mixer.directions(hidden)
+    ]
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _output_projection(mixer: MambaMixer) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the mixer's last linear map, its layer scale folded in."""
+    weight, bias = _detached(mixer.out_proj.weight), _detached(mixer.out_proj.bias)
+    if not mixer.config.layer_scale:
+        return weight, bias
+    gamma = mixer.gamma.detach()
+    return gamma[:, None] * weight, None if bias is None else gamma * bias

@@ -1,0 +1,56 @@
+"""Small models in float64 whose every parameter matters: no weight is left at a round initial value."""
+
+import torch
+
+from vmp.config import ModelConfig
+from vmp.model import LanguageModel, VideoModel
+
+VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "released")
+
+
+def video_model(variant="paper", **fields):
+    config = ModelConfig.from_variant(
+        variant,
+        **{
+            "name": "test",
+            "d_model": 12,
+            "depth": 3,
+            "d_state": 4,
+            "image_size": 8,
+            "patch_size": 4,
+            "num_frames": 3,
+            "num_classes": 5,
+            **fields,
+        },
+    )
+    return _stirred(VideoModel(config))
+
+
+def language_model():
+    config = ModelConfig.from_variant(
+        "mamba",
+        name="test",
+        kind="language",
+        class_token="none",
+        d_model=12,
+        depth=2,
+        d_state=4,
+        vocab_size=11,
+    )
+    return _stirred(LanguageModel(config))
+
+
+def clip(batch=2, frames=3, size=8, seed=0):
+    return torch.randn(batch, 3, frames, size, size, dtype=torch.float64, generator=_generator(seed))
+
+
+def _stirred(model):
+    g = _generator(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=g)
+    return model.double().eval()
+
+
+def _generator(seed):
+    return torch.Generator().manual_seed(seed)
