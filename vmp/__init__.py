@@ -1,10 +1,12 @@
 """Selective scans and video state space models."""
 
+# Before the imports, as checkpoints record it.
+__version__ = "0.1.0"
+
+from vmp.checkpoint import load_checkpoint, save_checkpoint
 from vmp.config import ModelConfig, TokenLayout
 from vmp.model import LanguageModel, VideoModel, create_model
 from vmp.scan import available_backends, selective_scan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LanguageModel",
@@ -14,5 +16,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "create_model",
+    "load_checkpoint",
+    "save_checkpoint",
     "selective_scan",
 ]

@@ -4,23 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.vmp.naive import VARIANTS, mixer_output
 from vmp.attention import SelfAttentionMixer
 from vmp.config import named_config
 from vmp.mixer import MambaMixer
 
 WIDTH, STATES, LENGTH, BATCH = 6, 3, 9, 2
 
-# What each variant computes, written out again: mask, residual, what is scanned, first masked step, own D and
-# own projections in the backward direction.
-VARIANTS = {
-    "mamba": None,
-    "videomamba": ("keep", "none", "convolved", "carry", "D_b", "_b"),
-    "mask": ("mask", "none", "convolved", "carry", "D_b", "_b"),
-    "residual_initial": ("keep", "initial", "convolved", "carry", "D_b", "_b"),
-    "residual_elemental": ("keep", "elemental", "convolved", "carry", "D_b", "_b"),
-    "paper": ("mask", "elemental", "convolved", "carry", None, "_b"),
-    "released": ("mask", "initial", "projected", "skip_only", "D", ""),
-}
 # Single switches beside the variants, each on top of one.
 SWITCHES = [
     ("videomamba", {"shared_projections": True}, ("keep", "none", "convolved", "carry", "D", "")),
@@ -32,79 +22,6 @@ SWITCHES = [
     ("videomamba", {"projection_bias": True, "conv_bias": False}, VARIANTS["videomamba"]),
     ("videomamba", {"expand": 3, "d_conv": 2, "dt_rank": 4}, VARIANTS["videomamba"]),
 ]
-
-
-def sigmoid(value):
-    return 1 / (1 + np.exp(-value))
-
-
-def silu(value):
-    return value * sigmoid(value)
-
-
-def scanned(u, delta, A, B, C, D, residual, masked, first_step):
-    """The recurrence of math.md, section 1, a channel and a state at a time."""
-    length, channels = u.shape
-    out = np.zeros_like(u)
-    for d in range(channels):
-        h = np.zeros(A.shape[1])
-        if residual == "initial":
-            h += u[0, d]
-        for t in range(length):
-            decayed = np.exp(delta[t, d] * A[d]) * (h + (u[t, d] if residual == "elemental" else 0))
-            carried = np.exp(delta[t, d] * A[d]) * h
-            h = decayed + delta[t, d] * B[t] * u[t, d]
-            seen = carried if masked else h
-            if masked and first_step == "skip_only" and t == 0:
-                seen = np.zeros_like(h)
-            out[t, d] = C[t] @ seen + (0 if D is None else D[d]) * u[t, d]
-    return out
-
-
-def one_direction(weights, x, z, own, rates, D, residual, masked, scan_input, first_step):
-    """One direction's gated output for x and z (L, D), running from the first row."""
-    length = x.shape[0]
-    kernel = weights[f"conv1d{own}.weight"][:, 0]
-    v = np.zeros_like(x) + weights.get(f"conv1d{own}.bias", 0)
-    for i in range(length):
-        for w in range(kernel.shape[1]):
-            j = i - (kernel.shape[1] - 1) + w
-            if j >= 0:
-                v[i] += kernel[:, w] * x[j]
-    active = silu(v)
-    projected = active @ weights[f"x_proj{own}.weight"].T
-    rank = projected.shape[1] - 2 * STATES
-    raw = projected[:, :rank] @ weights[f"dt_proj{own}.weight"].T + weights[f"dt_proj{own}.bias"]
-    B, C = projected[:, rank : rank + STATES], projected[:, rank + STATES :]
-    u = active if scan_input == "convolved" else x
-    return (u, np.log1p(np.exp(raw)), -np.exp(rates), B, C, D), silu(z), (residual, masked, first_step)
-
-
-def reference(mixer, hidden, backward, residual_forward, scan_input):
-    """The mixer's output for one sample (L, M). `backward` is a row of VARIANTS."""
-    weights = {name: value.detach().numpy() for name, value in mixer.named_parameters()}
-    both = hidden @ weights["in_proj.weight"].T + weights.get("in_proj.bias", 0)
-    x, z = np.split(both, 2, axis=1)
-    terms, gate, options = one_direction(
-        weights, x, z, "", weights["A_log"], weights["D"], residual_forward, False, scan_input, "carry"
-    )
-    total = scanned(*terms, *options) * gate
-    if backward is not None:
-        mask, residual, scan_input, first_step, skip, own = backward
-        D = weights[skip] if skip else None
-        arguments = (weights["A_b_log"], D, residual, mask == "mask", scan_input, first_step)
-        if own == "_b":
-            terms, gate, options = one_direction(weights, x[::-1], z[::-1], own, *arguments)
-            total = total + (scanned(*terms, *options) * gate)[::-1]
-        else:
-            # The convolution runs once, forward; the scan alone turns round.
-            (u, delta, A, B, C, D), gate, options = one_direction(weights, x, z, own, *arguments)
-            turned = scanned(u[::-1], delta[::-1], A, B[::-1], C[::-1], D, *options)
-            total = total + turned[::-1] * gate
-    if mixer.config.halve_output:
-        total = total / 2
-    out = total @ weights["out_proj.weight"].T + weights.get("out_proj.bias", 0)
-    return out * weights.get("gamma", 1)
 
 
 def random_mixer(variant, **fields):
@@ -122,14 +39,19 @@ def hidden_states():
     return torch.randn(BATCH, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+def expected_output(mixer, hidden, backward):
+    weights = {name: value.detach().numpy() for name, value in mixer.named_parameters()}
+    halve = mixer.config.halve_output
+    return np.stack([mixer_output(weights, sample, backward, halve) for sample in hidden.numpy()])
+
+
 CASES = [(variant, {}, row) for variant, row in VARIANTS.items()] + SWITCHES
 
 
 @pytest.mark.parametrize(("variant", "fields", "backward"), CASES)
 def test_the_mixer_is_the_equations_written_out(variant, fields, backward):
     mixer, hidden = random_mixer(variant, **fields), hidden_states()
-    residual, scan_input = ("none", "convolved") if backward is None else (backward[1], backward[2])
-    expected = np.stack([reference(mixer, row, backward, residual, scan_input) for row in hidden.numpy()])
+    expected = expected_output(mixer, hidden, backward)
     np.testing.assert_allclose(mixer(hidden).detach().numpy(), expected, rtol=0, atol=1e-10)
 
 
@@ -176,9 +98,7 @@ def test_the_terms_say_how_their_direction_runs():
 @pytest.mark.parametrize("length", [1, 2])
 def test_sequences_shorter_than_the_convolution(variant, length):
     mixer, hidden = random_mixer(variant), hidden_states()[:, :length]
-    row = VARIANTS[variant]
-    residual, scan_input = ("none", "convolved") if row is None else (row[1], row[2])
-    expected = np.stack([reference(mixer, item, row, residual, scan_input) for item in hidden.numpy()])
+    expected = expected_output(mixer, hidden, VARIANTS[variant])
     np.testing.assert_allclose(mixer(hidden).detach().numpy(), expected, rtol=0, atol=1e-10)
 
 
