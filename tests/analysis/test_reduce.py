@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -162,6 +164,35 @@ def test_without_frames_quantities_by_frame_are_absent():
     assert sums["FrameMatrix"] is None
     assert torch.isnan(sums["Distances"].frame).all()
     assert torch.isfinite(sums["Distances"].token).all()
+
+
+FULL_SIZE = """
+import resource, time, torch
+from analysis.implicit import ImplicitAttention
+from analysis.reduce import *
+from vmp.config import TokenLayout
+
+torch.set_num_threads(1)
+D, N, L = 1152, 16, 1569
+g = torch.Generator().manual_seed(0)
+delta = 0.1 * torch.rand(1, D, L, generator=g)
+A = -torch.arange(1.0, N + 1).repeat(D, 1)
+B, C = torch.randn(1, N, L, generator=g), torch.randn(1, N, L, generator=g)
+reducers = [AbsoluteMean(), SignedMean(), LagProfile(), RowMass(), ColumnMass(), Distances(), EffectiveContext(),
+            FrameMatrix()]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+reduce(ImplicitAttention(delta, A, B, C), reducers, layout=TokenLayout.video(8, (14, 14), "first"))
+print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024)
+"""
+
+
+def test_a_full_size_direction_within_its_time_and_memory():
+    """All reducers at L=1569, D=1152, N=16: 10 s on 2 cores, so 20 s of one core's time, and 500 MB."""
+    out = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, text=True, check=True).stdout
+    seconds, megabytes = map(float, out.split())
+    assert seconds < 20
+    assert megabytes < 500
 
 
 def test_progress_and_refusals():
