@@ -18,10 +18,11 @@ from analysis.results import Curve, Layout, Measurement
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of the report: its unit, what it is in a few words, and what a sequence must have for it.
+    """A number of the report: its unit, its name in words, and what a sequence must have for it.
 
     Attributes:
-        needs: "frames" for at least two frames, "class" for a class token, or "" for any sequence.
+        needs: "frames" for two frames or more, "patches" for one or more, "class" for a class token, "" for
+            nothing.
     """
 
     unit: str
@@ -30,32 +31,39 @@ class Quantity:
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "half_life_tokens": Quantity("tokens", "half-life of the lag profile"),
-    "half_life_frames": Quantity("frames", "half-life of the frame-lag profile", "frames"),
-    "predicted_half_life_tokens": Quantity("tokens", "predicted half-life, median over channels and states"),
+    "half_life_tokens": Quantity("tokens", "half-life"),
+    "half_life_frames": Quantity("frames", "half-life", "frames"),
+    "predicted_half_life_tokens": Quantity("tokens", "predicted half-life, median"),
     "predicted_half_life_p10_tokens": Quantity("tokens", "predicted half-life, 10th percentile"),
     "predicted_half_life_p90_tokens": Quantity("tokens", "predicted half-life, 90th percentile"),
-    "predicted_half_life_frames": Quantity("frames", "predicted half-life, median, in frames", "frames"),
-    "decay_rate_tokens": Quantity("1/token", "rate of the exponential fit"),
-    "decay_fit_log_scale_tokens": Quantity("log of the unit of W", "exponential fit at lag 0"),
+    "predicted_half_life_frames": Quantity("frames", "predicted half-life, median", "frames"),
+    "decay_rate_tokens": Quantity("1/token", "decay rate"),
+    "decay_fit_log_scale_tokens": Quantity("log of the unit of W", "log of the fit at lag 0"),
     "decay_fit_r2_tokens": Quantity("none", "R2 of the exponential fit"),
-    "decay_fit_aic_difference_tokens": Quantity("none", "AIC of exponential less power law; > 0: power law"),
-    "decay_rate_frames": Quantity("1/frame", "rate of the exponential fit by frame lag", "frames"),
-    "decay_fit_log_scale_frames": Quantity(
-        "log of the unit of W", "exponential fit at frame lag 0", "frames"
+    "decay_fit_aic_difference_tokens": Quantity("none", "AIC, exponential less power law"),
+    "decay_rate_frames": Quantity("1/frame", "decay rate", "frames"),
+    "decay_fit_log_scale_frames": Quantity("log of the unit of W", "log of the fit at frame lag 0", "frames"),
+    "decay_fit_r2_frames": Quantity("none", "R2 of the exponential fit over frames", "frames"),
+    "decay_fit_aic_difference_frames": Quantity(
+        "none", "AIC over frames, exponential less power law", "frames"
     ),
-    "decay_fit_r2_frames": Quantity("none", "R2 of the exponential fit by frame lag", "frames"),
-    "decay_fit_aic_difference_frames": Quantity("none", "AIC difference by frame lag", "frames"),
     "mean_distance_tokens": Quantity("tokens", "mean distance"),
-    "mean_distance_frames": Quantity("frames", "mean distance in frames", "frames"),
+    "mean_distance_frames": Quantity("frames", "mean distance", "frames"),
     "mean_distance_patches": Quantity("patches", "mean distance in the frame", "patches"),
-    "decay_index_tokens": Quantity("none", "decay index: 0 uniform, 1 self only"),
+    "decay_index_tokens": Quantity("none", "decay index"),
     "decay_index_frames": Quantity("none", "decay index over frames", "frames"),
     "decay_index_patches": Quantity("none", "decay index over places in the frame", "patches"),
-    "effective_context_tokens": Quantity("tokens", "fewest keys that hold 90 % of a row"),
-    "class_self": Quantity("fraction", "what the class token keeps to class tokens", "class"),
+    "effective_context_tokens": Quantity("tokens", "effective context"),
+    "class_self": Quantity("fraction", "what the class token keeps", "class"),
     "empty_rows": Quantity("rows", "rows of sum 0, left out"),
 }
+
+WEIGHT_UNITS: Mapping[str, str] = {
+    "ssm": "scan output per unit of scan input",
+    "mixer": "mixer output per unit of x",
+    "contribution": "mixer output",
+}
+"""Unit of the weights W in each scope; the mixer's output is taken before its last projection."""
 
 
 def statistics(

@@ -1,0 +1,177 @@
+"""Run a model over its input and keep, clip by clip, the sums that every decay quantity follows from.
+
+Layers are reduced as they come, so that memory does not grow with depth: what is kept of a layer is its
+profiles, frame matrices and, for the layers that are to be drawn, one mean matrix.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from analysis.capture import Capture, record
+from analysis.decay.heatmaps import Heatmap, block_mean, block_size
+from analysis.decay.measure import WEIGHT_UNITS
+from analysis.decay.metrics import predicted_half_life
+from analysis.decay.result import ClipSums
+from analysis.inputs import Sample
+from analysis.reduce import (
+    AbsoluteMean,
+    Distances,
+    EffectiveContext,
+    FrameMatrix,
+    LagProfile,
+    Reducer,
+    reduce,
+)
+from analysis.weights import Scope, scoped
+from vmp.config import TokenLayout
+from vmp.scan import choose_backend
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """What `probe` gives: sums in the order in which layers ran, heatmaps, and what was shown."""
+
+    sums: tuple[ClipSums, ...]
+    heatmaps: tuple[Heatmap, ...]
+    layout: TokenLayout
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    dtype: str
+    backend: str
+
+
+def probe(
+    model: nn.Module,
+    samples: Iterable[Sample],
+    *,
+    layers: Sequence[int],
+    scopes: Sequence[Scope],
+    draw: Sequence[int] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Probed:
+    """Decay sums of a model on samples, one sample at a time.
+
+    Args:
+        model: of a family that `analysis.capture` knows, in eval mode; samples go to the device and dtype of
+            its parameters.
+        samples: all of one shape.
+        layers: indices from 0.
+        draw: the layers whose mean matrix is kept as a `Heatmap`.
+        progress: called with a few words after each layer, direction and scope of each sample.
+
+    Raises:
+        TypeError: from `analysis.capture.record`, where the model has no scan to capture.
+        ValueError: no samples, or no layers.
+    """
+    parameter = next(model.parameters())
+    collector = _Collector(scopes, draw, progress)
+    names, labels = [], []
+    with torch.inference_mode(), record(model, layers=layers, sink=collector.take):
+        for sample in samples:
+            tokens = sample.tokens[None].to(parameter.device)
+            model(tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
+            names.append(sample.name)
+            labels.append(sample.label)
+    if collector.layout is None:
+        raise ValueError(f"nothing was captured: {len(names)} samples, layers {list(layers)}")
+    return Probed(
+        sums=collector.sums(),
+        heatmaps=collector.heatmaps(len(names)),
+        layout=collector.layout,
+        names=tuple(names),
+        labels=tuple(labels),
+        dtype=collector.dtype,
+        backend=collector.backend,
+    )
+
+
+Key = tuple[int, str, str]
+"""Layer, direction, scope."""
+
+
+@final
+class _Collector:
+    """Takes captures as layers run and adds their sums up by layer, direction and scope."""
+
+    def __init__(
+        self, scopes: Sequence[Scope], draw: Sequence[int], progress: Callable[[str], None] | None
+    ) -> None:
+        self._scopes, self._draw, self._progress = scopes, frozenset(draw), progress
+        self._clips: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
+        self._matrices: dict[Key, np.ndarray] = {}
+        self.layout: TokenLayout | None = None
+        self.dtype = self.backend = ""
+
+    def take(self, capture: Capture) -> None:
+        self.layout = capture.layout
+        self.dtype = str(capture.u.dtype).removeprefix("torch.")
+        self.backend = choose_backend(capture.u)
+        predicted = predicted_half_life(_numpy(capture.A), _numpy(capture.delta)[0])
+        for scope in self._scopes:
+            key = (capture.layer, capture.direction, scope)
+            reducers: list[Reducer] = [LagProfile(), Distances(), EffectiveContext(), FrameMatrix()]
+            if capture.layer in self._draw:
+                reducers.append(AbsoluteMean())
+            found = reduce(scoped(capture, scope), reducers, layout=capture.layout)
+            self._clips[key].append({**_one_clip(found, capture.layout), "predicted": predicted})
+            if capture.layer in self._draw:
+                matrix = block_mean(_numpy(found["AbsoluteMean"])[0])
+                self._matrices[key] = self._matrices.get(key, 0) + matrix
+            if self._progress is not None:
+                self._progress(f"layer {capture.layer} {capture.direction}, {scope}")
+
+    def sums(self) -> tuple[ClipSums, ...]:
+        return tuple(_stack(key, clips) for key, clips in self._clips.items())
+
+    def heatmaps(self, clips: int) -> tuple[Heatmap, ...]:
+        length = 0 if self.layout is None else self.layout.length
+        return tuple(
+            Heatmap(*key, values=total / clips, block=block_size(length))
+            for key, total in self._matrices.items()
+        )
+
+
+def _one_clip(found: dict[str, Any], layout: TokenLayout) -> dict[str, Any]:
+    """One clip's sums from the results of the reducers, under the names of `ClipSums`."""
+    profile, distance = found["LagProfile"], found["Distances"]
+    context, frames = found["EffectiveContext"], found["FrameMatrix"]
+    with_class = frames is not None and bool(layout.class_positions)
+    return {
+        "lag_profile": _numpy(profile.mean)[0],
+        "lag_pairs": _numpy(profile.counts),
+        "frame_profile": None if profile.frame_mean is None else _numpy(profile.frame_mean)[0],
+        "frame_pairs": None if profile.frame_counts is None else _numpy(profile.frame_counts),
+        "distance": np.array([float(d[0]) for d in (distance.token, distance.frame, distance.patch)]),
+        "uniform": np.array(
+            [float(d[0]) for d in (distance.uniform_token, distance.uniform_frame, distance.uniform_patch)]
+        ),
+        "effective_context": _numpy(context.tokens)[0],
+        "empty_rows": _numpy(context.empty_rows)[0],
+        "frame_matrix": None if frames is None else _numpy(frames.frames)[0],
+        "class_row": _numpy(frames.class_row)[0] if with_class else None,
+        "class_self": _numpy(frames.class_self)[0] if with_class else None,
+    }
+
+
+def _stack(key: Key, clips: list[dict[str, Any]]) -> ClipSums:
+    layer, direction, scope = key
+    first = clips[0]
+    shared = {name: first[name] for name in ("lag_pairs", "frame_pairs")}
+    stacked = {
+        name: None if value is None else np.stack([clip[name] for clip in clips])
+        for name, value in first.items()
+        if name not in shared
+    }
+    return ClipSums(
+        layer=layer, direction=direction, scope=scope, weight_unit=WEIGHT_UNITS[scope], **shared, **stacked
+    )
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()

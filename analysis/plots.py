@@ -1,0 +1,351 @@
+"""Saved results to matplotlib axes. Nothing is computed here that the result does not hold.
+
+Every function draws on the axes given, or on new ones, and returns them: ``plot_lag_profile(result, 0, "ssm",
+ax)``. Directions differ in line style and marker as well as in colour, so figures read in grey.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
+
+from analysis.decay.heatmaps import Heatmap
+from analysis.decay.measure import QUANTITIES, WEIGHT_UNITS
+from analysis.decay.result import DecayResult
+from analysis.results import Curve, Layout, Measurement
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+
+LOOKS: Mapping[str, Mapping[str, str]] = {
+    "forward": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "backward": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+}
+"""How each direction is drawn; markers are used where points are few."""
+
+MODEL_LOOKS = (
+    {"color": "#000000", "marker": "D", "linestyle": "-"},
+    {"color": "#009E73", "marker": "o", "linestyle": "--"},
+    {"color": "#CC79A7", "marker": "^", "linestyle": ":"},
+)
+
+DECADES = 6
+"""Heatmaps show weights down to this many decades below the largest."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw with this package's style sheet and leave matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.style.context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt  # Only where new axes are asked for: pyplot keeps every figure it makes.
+
+    return plt.subplots()[1]
+
+
+@styled
+def plot_implicit_attention(
+    heatmap: Heatmap, layout: Layout, ax: Axes | None = None, *, norm: LogNorm | None = None
+) -> Axes:
+    """W of one layer and direction on a log scale, frame borders as lines; white where W is 0.
+
+    ``norm`` shares a colour scale between axes; a colour bar is then left to the caller.
+    """
+    ax = _axes(ax)
+    shown = np.ma.masked_less_equal(heatmap.values, 0)
+    length = layout.length
+    image = ax.imshow(shown, norm=norm or log_norm([heatmap]), extent=(0, length, length, 0), rasterized=True)
+    for border in frame_borders(layout):
+        ax.axhline(border, color="white", linewidth=0.5, alpha=0.8)
+        ax.axvline(border, color="white", linewidth=0.5, alpha=0.8)
+    ax.grid(False)
+    ax.set(xlabel="key j (token)", ylabel="query i (token)")
+    ax.set_title(f"layer {heatmap.layer}, {heatmap.direction}, scope {heatmap.scope}")
+    if norm is None:
+        ax.figure.colorbar(image, ax=ax, label=weight_label(heatmap.scope))
+    return ax
+
+
+def log_norm(heatmaps: Sequence[Heatmap]) -> LogNorm:
+    """A log colour scale over the heatmaps, from their largest weight down to `DECADES` below it."""
+    positive = np.concatenate([h.values[np.isfinite(h.values) & (h.values > 0)] for h in heatmaps])
+    if positive.size == 0:
+        return LogNorm(0.1, 1)
+    top = positive.max()
+    return LogNorm(max(positive.min(), top * 10.0**-DECADES), top, clip=True)
+
+
+def weight_label(scope: str) -> str:
+    return f"W ({WEIGHT_UNITS[scope]})"
+
+
+def frame_borders(layout: Layout) -> list[float]:
+    """Positions between frames, in tokens; class tokens before or among the patches move them."""
+    patches = [i for i in range(layout.length) if i not in layout.class_positions]
+    return [float(patches[t * layout.patches]) for t in range(1, layout.frames)]
+
+
+@styled
+def plot_lag_profile(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
+    """m(k) by token lag with its interval, and the exponential fit over the lags it was made on."""
+    return _profiles(result, layer, scope, "lag_profile", "tokens", _axes(ax))
+
+
+@styled
+def plot_frame_lag_profile(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
+    """m(tau) by frame lag with its interval, and the exponential fit."""
+    return _profiles(result, layer, scope, "frame_lag_profile", "frames", _axes(ax))
+
+
+def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: str, ax: Axes) -> Axes:
+    few = False
+    for direction in result.directions:
+        curve = result.curve(layer, direction, scope, quantity)
+        if curve is None:
+            continue
+        look, few = LOOKS[direction], len(curve.value) <= 32
+        lags = np.arange(len(curve.value))
+        ax.plot(lags, curve.value, **{**look, "marker": look["marker"] if few else ""}, label=direction)
+        if curve.low is not None and curve.high is not None:
+            ax.fill_between(lags, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
+        _fit_line(result, curve, unit, ax)
+    if ax.lines:
+        ax.set_yscale("log")
+    else:
+        _no_data(ax, "no such profile: see the notes")
+    symbol = {"tokens": "k", "frames": "τ"}[unit]
+    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({WEIGHT_UNITS[scope]})")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"layer {layer}, scope {scope}")
+    return ax
+
+
+def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
+    rate, scale = (
+        result.measurement(curve.layer, curve.direction, curve.scope, f"decay_{name}_{unit}").value
+        for name in ("rate", "fit_log_scale")
+    )
+    if rate is None or scale is None:
+        return
+    ends = np.array([1.0, len(curve.value) - 1])
+    low, high = np.nanmin(curve.value[curve.value > 0]), np.nanmax(curve.value)
+    line = np.exp(scale - rate * np.linspace(*ends, 64))
+    # A fit is drawn only as far as the data go.
+    line[(line < low / 2) | (line > high * 2)] = np.nan
+    ax.plot(
+        np.linspace(*ends, 64),
+        line,
+        color="black",
+        linewidth=0.9,
+        linestyle=":" if curve.direction == "forward" else "-.",
+        label=f"exponential fit, {curve.direction}",
+    )
+
+
+@styled
+def plot_half_lives(result: DecayResult, scope: str, ax: Axes | None = None) -> Axes:
+    """Measured half-life against the predicted one, in tokens; each point is a layer and direction.
+
+    Across, a bar spans the 10th to the 90th percentile of predictions over channels and states; up, the
+    interval over clips. The line is where an exponential profile lies whose half-life is the predicted one:
+    lag 1 and then the half-life. A half-life beyond the sequence stands on the upper edge as a hollow
+    triangle.
+    """
+    ax = _axes(ax)
+    ceiling = 1.6 * result.layout.length
+    values: list[float] = []
+    for direction in result.directions:
+        look = LOOKS[direction]
+        for layer in result.layers:
+            measured, predicted, near, far = (
+                result.measurement(layer, direction, scope, name)
+                for name in (
+                    "half_life_tokens",
+                    "predicted_half_life_tokens",
+                    "predicted_half_life_p10_tokens",
+                    "predicted_half_life_p90_tokens",
+                )
+            )
+            if measured.value is None or predicted.value is None:
+                continue
+            x, y = predicted.value, min(measured.value, ceiling)
+            beyond = np.isinf(measured.value)
+            ends = [min(end, ceiling) if end is not None else y for end in (measured.low, measured.high)]
+            ax.plot([near.value or x, far.value or x], [y, y], color=look["color"], linewidth=0.6, alpha=0.5)
+            ax.plot([x, x], ends, color=look["color"], linewidth=1.4)
+            ax.plot(
+                x,
+                y,
+                color=look["color"],
+                marker="^" if beyond else look["marker"],
+                markerfacecolor="none" if beyond else look["color"],
+                linestyle="none",
+            )
+            ax.annotate(str(layer), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            values += [x, y, near.value or x]
+        ax.plot([], [], linestyle="none", marker=look["marker"], color=look["color"], label=direction)
+    if values:
+        grid = np.geomspace(max(min(values) / 2, 1e-3), ceiling, 64)
+        ax.plot(grid, 1 + grid, color="0.4", linewidth=0.9, linestyle=":", label="lag 1 + predicted")
+        ax.set(xscale="log", yscale="log", ylim=(min(1.0, min(values)) * 0.8, ceiling * 1.3))
+    else:
+        _no_data(ax, "no half-life is defined: see the notes")
+    ax.set(
+        xlabel="predicted half-life (tokens), median and 10th to 90th percentile",
+        ylabel="measured half-life (tokens)",
+    )
+    ax.set_title(f"half-life by layer, scope {scope}")
+    ax.legend(loc="best")
+    return ax
+
+
+@styled
+def plot_frame_matrix(
+    result: DecayResult, layer: int, direction: str, scope: str, ax: Axes | None = None
+) -> Axes:
+    """F[s, t]: which share of its weight a token of frame s gives to frame t."""
+    ax = _axes(ax)
+    curve = result.curve(layer, direction, scope, "frame_matrix")
+    if curve is None:
+        _no_data(ax, "no frames to tell apart: see the notes")
+        return ax
+    ax.imshow(curve.value, vmin=0, vmax=1, origin="upper")
+    ax.grid(False)
+    frames = len(curve.value)
+    if frames <= 10:
+        for s, t in np.argwhere(curve.value > 0):
+            share = curve.value[s, t]
+            text = f"{share:.2f}".removeprefix("0")
+            ax.text(
+                t, s, text, ha="center", va="center", fontsize=6, color="white" if share < 0.6 else "black"
+            )
+    ax.set(xlabel="key frame t", ylabel="query frame s")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.set_title(f"layer {layer}, {direction}, scope {scope}")
+    return ax
+
+
+@styled
+def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
+    """What the class token gives to each frame, by direction, with what it keeps to itself in the legend."""
+    ax = _axes(ax)
+    for shift, direction in zip((-0.08, 0.08), result.directions, strict=False):
+        curve = result.curve(layer, direction, scope, "class_row")
+        if curve is None:
+            continue
+        kept = result.measurement(layer, direction, scope, "class_self").value
+        label = f"{direction}, keeps {kept:.2f}" if kept is not None else f"{direction}, no weight"
+        frames = np.arange(len(curve.value)) + shift
+        ax.errorbar(
+            frames,
+            curve.value,
+            yerr=_error_bars(curve),
+            capsize=2,
+            elinewidth=1,
+            label=label,
+            **LOOKS[direction],
+        )
+    if ax.lines:
+        ax.legend(loc="best")
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    else:
+        _no_data(ax, "no class token, or one frame: see the notes")
+    ax.set(xlabel="key frame t", ylabel="share of the class token's row")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"layer {layer}, scope {scope}")
+    return ax
+
+
+def _error_bars(curve: Curve) -> np.ndarray | None:
+    if curve.low is None or curve.high is None:
+        return None
+    return np.stack([curve.value - curve.low, curve.high - curve.value]).clip(0)
+
+
+@styled
+def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | None = None) -> Axes:
+    """One quantity by layer and direction with intervals over clips; gaps and infinities are left open."""
+    ax = _axes(ax)
+    for shift, direction in zip((-0.06, 0.06), result.directions, strict=False):
+        rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
+        _points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
+    ax.set(xlabel="layer", ylabel=quantity_label(quantity))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"scope {scope}")
+    ax.legend(loc="best")
+    return ax
+
+
+@styled
+def plot_models(
+    results: Mapping[str, DecayResult], quantity: str, scope: str, direction: str, ax: Axes | None = None
+) -> Axes:
+    """One quantity by layer for several models in one direction, with intervals over clips."""
+    ax = _axes(ax)
+    shifts = np.linspace(-0.08, 0.08, len(results)) if len(results) > 1 else [0.0]
+    for (name, result), look, shift in zip(results.items(), MODEL_LOOKS, shifts, strict=False):
+        if direction in result.directions:
+            rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
+            _points(ax, np.array(result.layers) + shift, rows, name, look)
+    ax.set(xlabel="layer", ylabel=quantity_label(quantity))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"{direction}, scope {scope}")
+    ax.legend(loc="best")
+    return ax
+
+
+@styled
+def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None) -> Axes:
+    """Differences of one quantity by layer and direction, with paired intervals and a line at zero."""
+    ax = _axes(ax)
+    directions = dict.fromkeys(d.direction for d in differences)
+    for shift, direction in zip((-0.08, 0.08), directions, strict=False):
+        rows = [d for d in differences if d.direction == direction]
+        look = {**LOOKS[direction], "linestyle": "none"}
+        _points(ax, np.array([row.layer for row in rows]) + shift, rows, direction, look)
+    ax.axhline(0, color="0.3", linewidth=0.9)
+    first = differences[0]
+    ax.set(xlabel="layer", ylabel=f"difference in {quantity_label(first.quantity)}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"scope {first.scope}")
+    ax.legend(loc="best")
+    return ax
+
+
+def quantity_label(quantity: str) -> str:
+    """A quantity's name as an axis label, with its unit."""
+    known = QUANTITIES[quantity]
+    return f"{known.label} ({'no unit' if known.unit == 'none' else known.unit})"
+
+
+def _points(
+    ax: Axes, at: np.ndarray, rows: Sequence[Measurement], label: str, look: Mapping[str, str]
+) -> None:
+    value, low, high = (
+        np.array([np.nan if v is None or np.isinf(v) else v for v in (getattr(row, name) for row in rows)])
+        for name in ("value", "low", "high")
+    )
+    bars = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
+    ax.errorbar(at, value, yerr=bars, capsize=2, elinewidth=1, label=label, **look)
+
+
+def _no_data(ax: Axes, why: str) -> None:
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="0.3")
