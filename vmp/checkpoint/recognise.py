@@ -151,7 +151,8 @@ def _describe_other(names: Iterable[str]) -> str:
         if any(re.search(pattern, name) for name in names):
             what = f"not a model read here but, by its names, {other}"
             break
-    return f"{what}: no layers.*.mixer.A_log of a selective scan among {', '.join(names[:4])}, ..."
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{what}: no layers.*.mixer.A_log of a selective scan among {shown}"
 
 
 def _language(names: _Names, family: str | None) -> Recognition:
