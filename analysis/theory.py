@@ -175,23 +175,28 @@ def _causality(case: Case, dropped: str | None) -> float:
 def _carry(case: Case, dropped: str | None) -> float:
     if dropped == "one start":
         case = replace(case, residual="initial")
-    whole, parts = case.scan(), []
-    L = case.length
-    first, second = slice(0, L // 3), slice(L // 3, L)
+    whole = case.scan()
+    return max(
+        _apart(_in_two(case, split, dropped), whole) for split in (1, case.length // 2, case.length - 1)
+    )
+
+
+def _in_two(case: Case, split: int, dropped: str | None) -> Float[Tensor, "B D L"]:
+    """The scan of the tokens before ``split`` and of those from it on, the state carried from one to the other."""
+    first, second = slice(0, split), slice(split, case.length)
     state: Tensor | None = None
-    residual = case.residual
+    residual, parts = case.residual, []
     for part in (second, first) if case.reverse else (first, second):
-        y, state = selective_scan(
+        y, last = selective_scan(
             case.u[..., part], case.delta[..., part], case.A, case.B[..., part], case.C[..., part], case.D,
             return_last_state=True, h0=state, residual=residual, mask_diagonal=case.mask_diagonal,
             reverse=case.reverse, backend="spec",
         )  # fmt: skip
         parts.append(y)
-        if dropped == "state carried" or dropped == "one start":
-            state = None
-        elif residual == "initial":
-            residual = "none"
-    return _apart(torch.cat(parts[::-1] if case.reverse else parts, -1), whole)
+        if dropped is None:
+            state = last
+            residual = "none" if residual == "initial" else residual
+    return torch.cat(parts[::-1] if case.reverse else parts, -1)
 
 
 def _decay_bound(case: Case, dropped: str | None) -> float:
