@@ -2,6 +2,7 @@
 
 import argparse
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.vmp import crafted, naive
-from vmp.checkpoint import CheckpointError, read_checkpoint
+from vmp.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from vmp.checkpoint.adapt import inflate, resize_frames, resize_positions
+from vmp.checkpoint.files import StoredWeights
+from vmp.checkpoint.recognise import recognise
 from vmp.config import TokenLayout, named_config
 from vmp.model import LanguageModel, build_model
 
@@ -243,12 +246,9 @@ def test_no_class_token_is_told_from_its_absence(tmp_path):
 
 def test_a_published_size_is_named():
     """Only shapes are needed to name it, so the tensors take no memory."""
-    from vmp.checkpoint.files import StoredWeights
-    from vmp.checkpoint.recognise import recognise
-
     shapes = crafted.image(M=192, side=14, patch=16, classes=1000, depth=24, D=384, N=16, R=12)
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    config = recognise(StoredWeights("x", "pickle", tensors, "model", (), {})).config
+    config = recognise(StoredWeights(Path("x"), "pickle", tensors, "model", (), {})).config
     expected = named_config("videomamba_tiny", kind="image", num_classes=1000)
     assert config == expected
 
@@ -300,6 +300,8 @@ def test_foreign_safetensors_are_recognised_too(tmp_path):
     loaded = read_checkpoint(tmp_path / "model.safetensors")
     assert loaded.recognised.startswith("Mamba language model")
     assert "; safetensors; " in loaded.recognised
+    with pytest.raises(CheckpointError, match="is a safetensors file, which has no container 'model'"):
+        read_checkpoint(tmp_path / "model.safetensors", container="model")
 
 
 def test_files_of_before_torch_wrote_zips(tmp_path):
@@ -424,8 +426,6 @@ def test_a_file_is_fitted_to_another_size_and_length(tmp_path):
 
 
 def test_saved_again_in_the_own_format_a_foreign_file_is_the_same_model(tmp_path):
-    from vmp import save_checkpoint
-
     loaded = read_checkpoint(written(tmp_path, crafted.noise(crafted.vim_two_tokens())))
     save_checkpoint(loaded.model, tmp_path / "own.safetensors")
     again = read_checkpoint(tmp_path / "own.safetensors")

@@ -200,10 +200,16 @@ def test_stochastic_depth_rises_linearly_and_is_off_in_evaluation():
     assert abs(dropped.float().mean() - 0.4) < 0.031
 
 
-@pytest.mark.parametrize("variant", ["videomamba", "paper", "released", "attention", "mamba"])
-def test_every_parameter_of_a_model_is_trained(variant):
+@pytest.mark.parametrize(
+    ("variant", "class_token"),
+    [
+        *((variant, "none") for variant in ("videomamba", "paper", "released", "attention", "mamba")),
+        *(("paper", class_token) for class_token in ("first", "middle", "both_ends")),
+    ],
+)
+def test_every_parameter_of_a_model_is_trained(variant, class_token):
     torch.manual_seed(0)
-    model = small(variant, num_classes=3, class_token="none")
+    model = small(variant, num_classes=3, class_token=class_token)
     model(torch.randn(2, 3, 4, 8, 8)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 

@@ -78,6 +78,8 @@ def read_stored(path: str | os.PathLike[str], container: str | None = None) -> S
     path = Path(path)
     head = _head(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
+        if container is not None:
+            raise CheckpointError(f"{path} is a safetensors file, which has no container {container!r}")
         return _read_safetensors(path)
     if head.startswith(b"PK"):
         _check_zip(path)

@@ -30,7 +30,7 @@ class Loaded:
     missing         parameters that the file lacks and that were allowed to be missing: they are freshly drawn
     unexpected      entries that the model has no place for and that were allowed
     ignored         entries that are no part of the model: distillation heads, pretraining decoders
-    weights_sha256  of the file's weights by name, dtype, shape and bytes, whatever contains them
+    weights_sha256  of the file's weights under this project's names, whatever container or prefix they had
     metadata        of a safetensors file
     """
 
