@@ -1,0 +1,98 @@
+"""The folder of a run: its configuration, metrics, and checkpoint, each whole at every instant, whatever is killed."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Collection
+from typing import Any, final
+
+import torch
+
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Have `write` fill a file beside `path`, then put it in the place of `path` in one step.
+
+    A reader, or the next run after a kill, finds the old file or the new one and never a part of either.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@final
+class RunFolder:
+    """One run's folder. Making it creates the folder, or checks that it holds the same run.
+
+    Args:
+        path: the folder.
+        config: the run's configuration, of types that JSON has.
+        free: names of fields that may change when the run is continued.
+
+    Raises:
+        ValueError: if `path` is a file, cannot be written, or holds a run of another configuration, whose
+        differing
+            fields are named.
+    """
+
+    def __init__(self, path: pathlib.Path, config: dict[str, Any], free: Collection[str] = ()) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / CONFIG).exists():
+                _check_same(path, json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
+            write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"{error.filename or path}: the folder cannot be used: {error.strerror}"
+            ) from error
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint by `state`: tensors and plain Python values."""
+        write_atomically(self.path / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state saved, on the CPU, or None. ValueError if the file is damaged."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path}: damaged; delete it to start this run again") from error
+
+    def discard_checkpoint(self) -> None:
+        """Delete the checkpoint of a finished run."""
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def keep_metrics(self, steps: int) -> None:
+        """Drop the lines of metrics after the first `steps` steps, and any that a kill left unfinished."""
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+        write_text(path, "".join(kept))
+
+    def log(self, **metrics: float) -> None:
+        """Append a line of metrics."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+
+def _check_same(path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:
+    differing = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
+    if differing:
+        changes = ", ".join(
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing
+        )
+        raise ValueError(f"{path}: the folder holds a run of another configuration: {changes}; name another")

@@ -1,0 +1,14 @@
+"""Training in tests runs on the CPU, where results are the same to the last bit, and on one thread of it."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _on_one_thread_of_the_cpu():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield
+    torch.set_num_threads(threads)
