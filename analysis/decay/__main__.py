@@ -3,10 +3,10 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,14 +17,26 @@ from analysis.decay.table import tables
 from analysis.inputs import DEFAULT_SOURCE, InputError
 from analysis.results import ResultError, to_json
 
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
+"""Click's UsageError, from the click that this typer stands on: of late its own copy."""
+
 WIDTH = 100
 """Columns of the table where standard output is no terminal."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
+@dataclass(frozen=True)
+class Invocation:
+    """What a command line asks for: a request, and where its result goes."""
+
+    request: Request
+    out: Path | None
+    as_json: bool
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
-def decay(
+def parse(
     checkpoint: Annotated[Path, typer.Option("--ckpt", help="Weights, in any format the toolkit knows.")],
     video: Annotated[
         list[Path] | None, typer.Option(help="Video file or folder of frames; one clip each. Repeatable.")
@@ -70,10 +82,10 @@ def decay(
         str | None, typer.Option(help="Entry of a training save to read, such as model_ema.")
     ] = None,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
-) -> None:
+) -> Invocation:
     """How fast what each layer carries from token to token falls with distance."""
     if more and not video:
-        raise click.UsageError(f"unexpected argument {str(more[0])!r}; video files come after --video")
+        raise typer.BadParameter(f"unexpected argument {str(more[0])!r}; video files come after --video")
     request = Request(
         checkpoint=checkpoint,
         video=(*(video or ()), *(more or ())),
@@ -96,34 +108,59 @@ def decay(
             ("container", container),
         ),
     )
-    if out is not None:
-        check_output(out)
-    errors = Console(stderr=True)
-    result = _run_with_progress(request, out, errors)
-    if json:
+    return Invocation(request, out, json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 after a one-line error, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = app(args=given, standalone_mode=False)
+        if not isinstance(parsed, Invocation):  # The exit code of --help.
+            return parsed
+        result = _run(parsed, shlex.join(["python", "-m", "analysis.decay", *given]))
+    except USAGE_ERROR as error:
+        return _fail(error.format_message())
+    except (RequestError, InputError, ResultError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    if parsed.as_json:
         sys.stdout.write(to_json(result))
     else:
         _print(result, Console(width=None if sys.stdout.isatty() else WIDTH))
-    if out is not None:
-        errors.print(f"Written: {out}/result.json, decay.csv, heatmaps.npz, figures/", soft_wrap=True)
+    if parsed.out is not None:
+        print(f"written: {parsed.out}/result.json, decay.csv, heatmaps.npz, figures/", file=sys.stderr)
+    return 0
 
 
-def _run_with_progress(request: Request, out: Path | None, errors: Console) -> DecayResult:
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _run(parsed: Invocation, command: str) -> DecayResult:
+    """Probe and write, with a progress bar where standard error is a terminal."""
+    if parsed.out is not None:
+        check_output(parsed.out)
+    errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         probing = progress.add_task("reading weights", total=None)
 
         def step(done: str, total: int) -> None:
             progress.update(probing, description=done, total=total, advance=1)
 
-        result, heatmaps = run(request, COMMAND.format(shlex.join(sys.argv[1:])), step)
-        if out is not None:
+        result, heatmaps = run(parsed.request, command, step)
+        if parsed.out is not None:
             drawing = progress.add_task("figures", total=None)
-            write(result, heatmaps, out, lambda name: progress.update(drawing, description=name, advance=1))
+
+            def drawn(name: str) -> None:
+                progress.update(drawing, description=name, advance=1)
+
+            write(result, heatmaps, parsed.out, drawn)
     return result
-
-
-COMMAND = "python -m analysis.decay {}"
 
 
 def _print(result: DecayResult, console: Console) -> None:
@@ -139,25 +176,6 @@ def _print(result: DecayResult, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
     for table in tables(result):
         console.print(table)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 after a one-line error, 130 when interrupted."""
-    try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=False)
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except (RequestError, InputError, ResultError) as error:
-        return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def tables(result: DecayResult) -> Iterator[Table]:
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            padding=(0, 0),
         )
         table.add_column("layer", justify="right")
         table.add_column("direction")

@@ -1,0 +1,322 @@
+"""`python -m analysis.decay` on real small files: every format, every kind of wrong request, whole outputs."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis.decay import __main__ as cli
+from analysis.decay.heatmaps import load_heatmaps
+from analysis.decay.result import DecayResult
+from analysis.results import from_json, load
+from tests.vmp import crafted
+from vmp import create_model
+from vmp.checkpoint import save_checkpoint
+
+TINY = {"d_model": 16, "depth": 2, "d_state": 4, "image_size": 32, "patch_size": 8, "num_frames": 4}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("ckpt") / "tiny.safetensors"
+    save_checkpoint(create_model("vmp_micro", variant="paper", num_classes=6, **TINY), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> list[Path]:
+    """Two short films of a drifting gradient, as mp4."""
+    folder = tmp_path_factory.mktemp("films")
+    paths = []
+    for name, speed in (("slow", 2), ("fast", 5)):
+        paths.append(folder / f"{name}.mp4")
+        with av.open(str(paths[-1]), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for t in range(12):
+                across = (np.arange(64) * 4 + speed * t) % 256
+                pixels = np.stack([np.tile(across, (48, 1))] * 3, axis=-1).astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    return paths
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "analysis.decay", *map(str, arguments)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # Test workers share the cores.
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=alone)
+
+
+def result_of(capsys, *arguments: object) -> DecayResult:
+    """The result that a run with --json prints, in this process."""
+    code = cli.main([*map(str, arguments), "--json"])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    return from_json(DecayResult, shown.out)
+
+
+def test_video_files_in_a_whole_report_out(checkpoint, films, tmp_path):
+    out = tmp_path / "report"
+    flags = ["--scope", "contribution", "--layers", "-1", "--bootstrap", 200, "--json", "--out", out]
+    done = process("--ckpt", checkpoint, "--video", *films, *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "result.json").read_text())
+    result = load(DecayResult, out / "result.json")
+    shown = result.provenance.input
+    assert (shown.source, shown.names, shown.count) == ("video", ("slow.mp4", "fast.mp4"), 2)
+    assert (shown.frames, shown.size, shown.length) == (4, 32, 1 + 4 * 16)
+    assert (result.layers, result.scopes) == ((1,), ("contribution",))
+    assert result.directions == ("forward", "backward")
+    assert result.provenance.command.startswith(f"python -m analysis.decay --ckpt {checkpoint} --video")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "decay.csv",
+        "figures",
+        "heatmaps.npz",
+        "result.json",
+    ]
+    figures = {path.name for path in (out / "figures").iterdir()}
+    drawn = ("lag_profile", "frame_lag_profile", "half_life", "frame_matrix", "class_row", "by_layer")
+    names = [*(f"{name}_contribution" for name in drawn), "attention_contribution_layer01"]
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    for path in (out / "figures").glob("*.png"):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 300
+        assert pixels.std() > 5
+    heatmaps = load_heatmaps(out / "heatmaps.npz")
+    assert {(h.layer, h.direction, h.scope, h.values.shape) for h in heatmaps} == {
+        (1, direction, "contribution", (65, 65)) for direction in ("forward", "backward")
+    }
+    with (out / "decay.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["scope"] for row in rows} == {"contribution"}
+    half = result.measurement(1, "forward", "contribution", "half_life_tokens")
+    found = [row for row in rows if (row["direction"], row["quantity"]) == ("forward", half.quantity)]
+    assert [float(row["value"]) for row in found] == [half.value]
+
+
+def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path):
+    done = process("--ckpt", tmp_path / "no.pt", "--out", tmp_path / "report")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "no.pt" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_fits_and_names_scope_units_backend_and_input(checkpoint, capsys):
+    assert cli.main(["--ckpt", str(checkpoint), "--clips", "2", "--scope", "mixer"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    said = " ".join(text.split())
+    for part in (
+        "scope mixer",
+        "tokens",
+        "1/token",
+        "2 x photo-pan, seed 0",
+        "scan backend",
+        "Note: The residual",
+    ):
+        assert part in said
+    assert "…" not in text
+
+
+FORMATS = {
+    "videomamba image": ({"model": crafted.image()}, [], "VideoMamba image", (1, 16)),
+    "videomamba video": (crafted.video(frames=3), [], "VideoMamba video", (3, 16)),
+    "masked pretraining": ({"module": crafted.pretraining(frames=3)}, [], "pretraining", (3, 16)),
+    "videomambapro v1": (crafted.video(frames=3, directions="v1"), [], "VideoMambaPro", (3, 16)),
+    "videomambapro v2": (crafted.video(frames=3), ["--variant", "paper"], "paper", (3, 16)),
+    "vim, one class token": ({"model": crafted.image()}, ["--family", "vim"], "Vim", (1, 16)),
+    "vim, two class tokens": ({"model": crafted.vim_two_tokens()}, [], "Vim", (1, 16)),
+    "mamba_ssm": (crafted.language(), ["--length", "20"], "language", (0, 0)),
+    "hugging face": (crafted.language("embeddings"), ["--length", "20"], "language", (0, 0)),
+}
+
+
+def with_noise(shapes):
+    if all(isinstance(value, dict) for value in shapes.values()):
+        return {name: with_noise(inner) for name, inner in shapes.items()}
+    return crafted.noise(shapes)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_probed(name, tmp_path, capsys):
+    shapes, flags, recognised, (frames, patches) = FORMATS[name]
+    path = tmp_path / "file.pth"
+    torch.save(with_noise(shapes), path)
+    result = result_of(capsys, "--ckpt", path, "--clips", 2, "--bootstrap", 100, "--scope", "all", *flags)
+    assert recognised in result.provenance.checkpoint.recognised
+    assert (result.layout.frames, result.layout.patches) == (frames, patches)
+    assert result.scopes == ("ssm", "mixer", "contribution")
+    assert result.layers == (0, 1)
+    for scope in result.scopes:
+        for direction in result.directions:
+            index = result.measurement(1, direction, scope, "decay_index_tokens")
+            assert index.value < 1
+            assert index.low <= index.value <= index.high
+            frame = result.measurement(1, direction, scope, "decay_index_frames")
+            expected = {0: "a plain sequence has no frames", 1: "one frame"}.get(frames, "")
+            assert (frame.value is None, frame.note) == (frames < 2, expected)
+            kept = result.measurement(1, direction, scope, "class_self")
+            assert (kept.value is None) == (frames == 0)
+
+
+def test_a_language_model_says_that_it_saw_random_tokens(tmp_path, capsys):
+    torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
+    result = result_of(capsys, "--ckpt", tmp_path / "lm.pth", "--clips", 1, "--layers", "0")
+    assert result.provenance.input.source == "random tokens"
+    assert result.provenance.input.length == 512
+    assert result.directions == ("forward",)
+    assert "token ids drawn uniformly at random, which are no text" in result.notes[0]
+    flags = ["--clips", "1", "--layers", "0", "--length", "9"]
+    assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), *flags]) == 0
+    assert "drawn uniformly at random" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_first_class_token_sees_only_itself_forward(checkpoint, capsys):
+    result = result_of(capsys, "--ckpt", checkpoint, "--clips", 1)
+    assert result.measurement(0, "forward", "ssm", "class_self").value == 1
+    assert result.curve(0, "forward", "ssm", "class_row").value.tolist() == [0, 0, 0, 0]
+    backward = result.measurement(0, "backward", "ssm", "class_self").value
+    assert backward + result.curve(0, "backward", "ssm", "class_row").value.sum() == pytest.approx(1)
+    assert result.measurement(0, "backward", "ssm", "half_life_tokens").note.endswith("one clip: no interval")
+
+
+def test_the_seed_decides_clips_and_intervals(checkpoint, capsys):
+    flags = ("--ckpt", checkpoint, "--clips", 2, "--layers", "0", "--data", "digits")
+    first, again = (result_of(capsys, *flags, "--seed", 3) for _ in range(2))
+    other = result_of(capsys, *flags, "--seed", 4)
+    assert first.measurements == again.measurements
+    assert first.measurements != other.measurements
+    assert first.provenance.input.seed == 3
+
+
+def test_frames_and_size_resize_the_model(checkpoint, capsys):
+    result = result_of(capsys, "--ckpt", checkpoint, "--clips", 1, "--frames", 2, "--size", 16)
+    assert (result.layout.frames, result.layout.patches, result.layout.length) == (2, 4, 9)
+
+
+def test_half_precision_weights_are_computed_in_float32(tmp_path, capsys):
+    torch.save(crafted.noise(crafted.image(), torch.float16), tmp_path / "half.pth")
+    assert result_of(capsys, "--ckpt", tmp_path / "half.pth", "--clips", 1).provenance.dtype == "float32"
+
+
+def test_weights_with_nan_are_refused_unless_allowed(tmp_path, capsys):
+    weights = crafted.noise(crafted.image())
+    weights["layers.0.mixer.A_log"][0, 0] = torch.nan
+    torch.save(weights, tmp_path / "nan.pth")
+    flags = ("--ckpt", tmp_path / "nan.pth", "--clips", 1)
+    assert cli.main([*map(str, flags)]) == 2
+    assert "NaN" in capsys.readouterr().err
+    result = result_of(capsys, *flags, "--allow-nonfinite")
+    assert result.measurement(1, "forward", "ssm", "half_life_tokens").value is None
+
+
+WRONG = {
+    "no checkpoint": ([], "--ckpt"),
+    "unknown flag": (["--ckpt", "CKPT", "--speed", "9"], "--speed"),
+    "not a number": (["--ckpt", "CKPT", "--clips", "many"], "--clips"),
+    "no clips": (["--ckpt", "CKPT", "--clips", "0"], "--clips"),
+    "layer out of range": (["--ckpt", "CKPT", "--layers", "0,7"], "7 is out of range; there are 0 to 1"),
+    "negative layer out of range": (["--ckpt", "CKPT", "--layers", "-3"], "-3 is out of range"),
+    "no layer": (["--ckpt", "CKPT", "--layers", "first"], "'first' is no layer"),
+    "backward range": (["--ckpt", "CKPT", "--layers", "1-0"], "ends before it begins"),
+    "unknown scope": (
+        ["--ckpt", "CKPT", "--scope", "scan"],
+        "'scan': there are ssm, mixer, contribution and all",
+    ),
+    "unknown data": (
+        ["--ckpt", "CKPT", "--data", "imagenet"],
+        "no clips named 'imagenet'; there are: digits",
+    ),
+    "unknown device": (["--ckpt", "CKPT", "--device", "abacus"], "--device 'abacus' cannot be used"),
+    "unknown variant": (["--ckpt", "CKPT", "--variant", "best"], "best"),
+    "two inputs": (["--ckpt", "CKPT", "--data", "digits", "--video", "a.mp4"], "were both given"),
+    "missing video": (["--ckpt", "CKPT", "--video", "a.mp4"], "a.mp4"),
+    "more clips than videos": (["--ckpt", "CKPT", "--video", "a.mp4", "--clips", "2"], "1 were given"),
+    "stray argument": (["--ckpt", "CKPT", "a.mp4"], "'a.mp4'"),
+    "tokens for a video model": (["--ckpt", "CKPT", "--length", "9"], "only language models"),
+    "odd size": (["--ckpt", "CKPT", "--size", "33"], "33"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests_name_what_is_wrong_in_one_line(name, checkpoint, tmp_path, capsys, monkeypatch):
+    arguments, message = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    flags = [str(checkpoint) if part == "CKPT" else part for part in arguments]
+    assert cli.main([*flags, "--out", "report"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_files_are_named(checkpoint, tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    (tmp_path / "notes.txt").write_text("not weights")
+    assert cli.main(["--ckpt", str(checkpoint), "--video", str(tmp_path / "broken.mp4")]) == 2
+    assert "broken.mp4" in capsys.readouterr().err
+    assert cli.main(["--ckpt", str(tmp_path / "notes.txt")]) == 2
+    assert "notes.txt" in capsys.readouterr().err
+
+
+def test_a_language_model_takes_no_clips(tmp_path, capsys):
+    torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
+    assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), "--data", "photo-pan"]) == 2
+    assert "is a language model, which takes no clips" in capsys.readouterr().err
+
+
+def test_a_folder_of_someone_else_is_refused_before_any_work(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "run", lambda *_: pytest.fail("the probe ran"))
+    (tmp_path / "thesis.tex").write_text("")
+    assert cli.main(["--ckpt", str(checkpoint), "--out", str(tmp_path)]) == 2
+    assert "holds 'thesis.tex'" in capsys.readouterr().err
+
+
+def test_attention_models_are_refused(tmp_path, capsys):
+    path = tmp_path / "attention.safetensors"
+    save_checkpoint(create_model("vmp_micro", variant="attention", num_classes=2, **TINY), path)
+    assert cli.main(["--ckpt", str(path)]) == 2
+    assert "self-attention, which has no scan" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_drawing_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.decay.run.write_figures", interrupt)
+    out = tmp_path / "report"
+    assert cli.main(["--ckpt", str(checkpoint), "--clips", "1", "--layers", "0", "--out", str(out)]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_flag(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in (
+        "--ckpt",
+        "--video",
+        "--data",
+        "--layers",
+        "--scope",
+        "--device",
+        "--seed",
+        "--out",
+        "--json",
+    ):
+        assert flag in text
