@@ -102,22 +102,12 @@ def evaluate(
 
 
 def write_table(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Write a table as its suffix says, .csv or .parquet, atomically.
-
-    Raises ValueError for another suffix, a place that cannot be written, or .parquet without pyarrow.
-    """
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: the suffix must be .csv or .parquet")
+    """Write a table as CSV, atomically. Raises ValueError for a place that cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-        else:
-            write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
-    except ImportError as error:
-        raise ValueError(f"{path}: pyarrow is needed to write parquet; write .csv, or install it") from error
 
 
 def main(
@@ -133,13 +123,11 @@ def main(
     root: Annotated[
         pathlib.Path, typer.Option(help="Task video: where the list's paths start.")
     ] = pathlib.Path(),
-    out: Annotated[pathlib.Path | None, typer.Option(help="Table of predictions, .csv or .parquet.")] = None,
+    out: Annotated[pathlib.Path | None, typer.Option(help="Table of predictions to write, CSV.")] = None,
 ) -> None:
     """Print a checkpoint's top-1 accuracy on held-out clips, with its 95 % interval."""
     console = Console(stderr=True, soft_wrap=True)
     try:
-        if out is not None and out.suffix not in (".csv", ".parquet"):
-            raise ValueError(f"{out}: the suffix must be .csv or .parquet")
         model = vmp.load_checkpoint(ckpt)
         if not isinstance(model, vmp.VideoModel):
             raise ValueError(f"{ckpt}: a {model.config.kind} model; a video model is needed")

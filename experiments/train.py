@@ -70,21 +70,21 @@ class TrainConfig(BaseModel):
     model: str = "vmp_micro"
     variant: str | None = None
     fields: dict[str, bool | int | float | str] = {}
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    warmup_steps: int = Field(50, ge=0)
-    final_rate: float = Field(0.01, ge=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    final_rate: float = Field(default=0.01, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
     train_list: str | None = None
     root: str = ""
-    save_every: int = Field(100, ge=1)
-    log_every: int = Field(10, ge=1)
-    workers: int = Field(1, ge=0)
+    save_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    workers: int = Field(default=1, ge=0)
 
     @classmethod
     def read(cls, path: pathlib.Path | None, **changes: Any) -> Self:
