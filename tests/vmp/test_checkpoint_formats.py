@@ -102,6 +102,15 @@ def test_videomambapro_with_two_sets_keeps_the_skip_that_its_weights_hold(tmp_pa
     assert_holds(loaded.model, weights)
 
 
+def test_a_backward_direction_without_a_skip_of_its_own(tmp_path):
+    weights = crafted.noise(crafted.video())
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("D_b")}
+    loaded = read_checkpoint(written(tmp_path, weights))
+    assert loaded.config.deviations == {"backward_skip": False}
+    assert_holds(loaded.model, weights)
+    assert read_checkpoint(written(tmp_path, weights), variant="paper").config.deviations == {}
+
+
 def test_projections_that_weights_fix_are_kept_whatever_the_variant(tmp_path):
     loaded = read_checkpoint(written(tmp_path, crafted.noise(crafted.video())), variant="released")
     assert loaded.config.deviations == {"shared_projections": False}
