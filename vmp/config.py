@@ -342,7 +342,7 @@ class TokenLayout:
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 24), "small": (384, 24), "middle": (576, 32)}
 """Width and depth of the published sizes, all at patch 16 (VideoMamba, table 1)."""
 
-_MICRO = {"d_model": 64, "depth": 4, "image_size": 64, "patch_size": 8, "num_frames": 8}
+_MICRO = {"d_model": 64, "depth": 4, "image_size": 32, "patch_size": 8, "num_frames": 8, "tubelet_size": 2}
 
 
 def model_names() -> list[str]:
@@ -371,7 +371,7 @@ def named_config(name: str, variant: str | None = None, **fields: Any) -> ModelC
     else:
         shape = {"d_model": SIZES[size][0], "depth": SIZES[size][1]}
     if fields.get("kind") == "image":
-        shape["num_frames"] = 1
+        shape |= {"num_frames": 1, "tubelet_size": 1}
     variant = variant or ("videomamba" if family == "videomamba" else "paper")
     merged = {"name": name, "variant": variant, **variant_switches(variant), **shape, **fields}
     if merged["mixer"] == "attention":

@@ -13,7 +13,8 @@ from vmp.checkpoint import CheckpointError, load_checkpoint, read_checkpoint, sa
 from vmp.config import ModelConfig, named_config
 from vmp.model import LanguageModel, build_model
 
-SMALL = {"d_model": 8, "depth": 2, "image_size": 8, "patch_size": 4, "num_frames": 2, "num_classes": 3}
+SMALL = {"d_model": 8, "depth": 2, "image_size": 8, "patch_size": 4, "num_classes": 3}
+SMALL |= {"num_frames": 2, "tubelet_size": 1}
 
 
 def drawn(variant, **fields):

@@ -15,6 +15,7 @@ from vmp.model import LanguageModel, VideoModel, build_model
 
 def small(variant="videomamba", **fields):
     size = {"d_model": 8, "depth": 2, "image_size": 8, "patch_size": 4, "num_frames": 4, "d_state": 4}
+    size["tubelet_size"] = 1
     return VideoModel(named_config("vmp_micro", variant, **(size | fields)))
 
 
