@@ -4,7 +4,8 @@ A kernel call takes one job: one batch item and up to `JOB` channels of one grou
 channels. The channels of a block fill a vector register, so the innermost loop is over them; the states of a
 channel stay in the cache. Jobs share nothing and are cut alike for any number of threads, so that the threads
 change no bit of the result. A block does not cross groups: with fewer than `LANES` channels a group, as for
-constant B and C of shape (D, N), lanes go unused.
+constant B and C of shape (D, N), lanes go unused; they hold zeros, which add nothing to the sums over
+channels.
 
 The backward pass keeps the states at chunk boundaries, O(B D N L / CHUNK), and runs each chunk again before
 it goes through it from the end. With G_t[n] the gradient that reaches h_t[n] from later steps and c_t[n] =
@@ -35,7 +36,7 @@ from torch.autograd.function import once_differentiable
 
 from vmp.scan.call import ScanCall
 
-CHUNK = 32
+CHUNK = 64
 LANES = 16
 JOB = 32
 # State updates below which starting threads costs more than it saves.
@@ -43,7 +44,7 @@ SERIAL = 200_000
 
 # Rows of the scratch arrays. One array with constant offsets, rather than an array for each row, lets the
 # compiler see that the rows do not overlap, without which it does not vectorise.
-DELTA, U, Y, DY, DDELTA, DU = range(6)  # of a step
+DELTA, U, X, Y, DY, DDELTA, DU = range(7)  # of a step; X is delta u
 A_, H, G, DA = range(4)  # of a state
 BEFORE, ABAR = range(2)  # of a state at a step
 
@@ -152,7 +153,9 @@ def _jobs(channels: int, groups: int) -> int:
 
 
 def _run(kernel: Callable[..., None], jobs: int, updates: int, arguments: tuple[Any, ...]) -> None:
-    """Run the jobs on as many threads as torch uses. Threads live for one call, so that no fork loses them."""
+    """Run the jobs on as many threads as torch uses. Threads live for one call, so that no fork loses
+    them.
+    """
     threads = min(torch.get_num_threads(), jobs)
     if threads < 2 or updates < SERIAL:
         for job in range(jobs):
@@ -240,27 +243,21 @@ def _place(job, groups, channels):
 
 
 @njit(cache=True)
-def _load(rows, row, values, first, lanes, begin, count, reverse):
-    """Put `count` steps of a block's channels into one row of each step, in the order the steps are taken."""
-    for w in range(lanes):
+def _load(steps, row, values, begin, count):
+    """Put the values of a block's channels at `count` tokens into one row of the steps."""
+    for w in range(values.shape[0]):
+        tokens = values[w, begin : begin + count]
         for t in range(count):
-            rows[t, row, w] = values[first + w, _token(begin + t, values.shape[1], reverse)]
+            steps[t, row, w] = tokens[t]
 
 
 @njit(cache=True)
-def _store(rows, row, values, first, lanes, begin, count, reverse):
+def _store(steps, row, values, begin, count):
     """The way back from `_load`."""
-    for w in range(lanes):
+    for w in range(values.shape[0]):
+        tokens = values[w, begin : begin + count]
         for t in range(count):
-            values[first + w, _token(begin + t, values.shape[1], reverse)] = rows[t, row, w]
-
-
-@njit(cache=True)
-def _token(step, length, reverse):
-    """The token of the step taken as number `step`, or the only one of what is constant in time."""
-    if length == 1:
-        return 0
-    return length - 1 - step if reverse else step
+            tokens[t] = steps[t, row, w]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -270,39 +267,45 @@ def _forward(job, groups, u, delta, A, B, C, D, h0, y, last_state, boundaries, e
     item, _, begin, end = _place(job, groups, channels)
     B_g = B[item % B.shape[0], begin * B.shape[1] // channels]
     C_g = C[item % C.shape[0], begin * C.shape[1] // channels]
-    state = np.zeros((N, 4, LANES), u.dtype)
-    step = np.zeros((CHUNK, 6, LANES), u.dtype)
     for first in range(begin, end, LANES):
-        lanes = min(LANES, end - first)
+        block = slice(first, min(first + LANES, end))
+        lanes = block.stop - first
+        state = np.zeros((N, 4, LANES), u.dtype)
+        steps = np.zeros((CHUNK, 7, LANES), u.dtype)
         for n in range(N):
             for w in range(lanes):
                 state[n, A_, w] = A[first + w, n]
                 state[n, H, w] = h0[item, first + w, n]
         for t0 in range(0, length, CHUNK):
             count = min(CHUNK, length - t0)
+            token = length - t0 - count if reverse else t0
             if boundaries.shape[1] > 0:
                 for w in range(lanes):
                     for n in range(N):
                         boundaries[item, t0 // CHUNK, first + w, n] = state[n, H, w]
-            _load(step, DELTA, delta[item], first, lanes, t0, count, reverse)
-            _load(step, U, u[item], first, lanes, t0, count, reverse)
-            for t in range(count):
-                for w in range(lanes):
-                    step[t, Y, w] = D[first + w] * step[t, U, w]
-                B_t = B_g[_token(t0 + t, B_g.shape[0], reverse)]
-                C_t = C_g[_token(t0 + t, C_g.shape[0], reverse)]
+            _load(steps, DELTA, delta[item, block], token, count)
+            _load(steps, U, u[item, block], token, count)
+            for i in range(count):
+                t = count - 1 - i if reverse else i
+                at_B = token + t if B_g.shape[0] > 1 else 0
+                at_C = token + t if C_g.shape[0] > 1 else 0
+                for w in range(LANES):
+                    steps[t, X, w] = steps[t, DELTA, w] * steps[t, U, w]
+                    steps[t, Y, w] = 0
                 for n in range(N):
-                    b, c = B_t[n], C_t[n]
+                    b, c = B_g[at_B, n], C_g[at_C, n]
                     for w in range(LANES):
-                        Abar = _exp(step[t, DELTA, w] * state[n, A_, w])
+                        Abar = _exp(steps[t, DELTA, w] * state[n, A_, w])
                         decayed = Abar * state[n, H, w]
-                        own = step[t, DELTA, w] * step[t, U, w] * b
+                        own = steps[t, X, w] * b
                         if elemental:
-                            own += Abar * step[t, U, w]
+                            own += Abar * steps[t, U, w]
                         after = decayed + own
                         state[n, H, w] = after
-                        step[t, Y, w] += c * (decayed if mask else after)
-            _store(step, Y, y[item], first, lanes, t0, count, reverse)
+                        steps[t, Y, w] += c * (decayed if mask else after)
+                for w in range(lanes):
+                    steps[t, Y, w] += D[first + w] * steps[t, U, w]
+            _store(steps, Y, y[item, block], token, count)
         for n in range(N):
             for w in range(lanes):
                 last_state[item, first + w, n] = state[n, H, w]
@@ -318,11 +321,12 @@ def _backward(
     item, slot, begin, end = _place(job, groups, channels)
     B_g = B[item % B.shape[0], begin * B.shape[1] // channels]
     C_g = C[item % C.shape[0], begin * C.shape[1] // channels]
-    state = np.zeros((N, 4, LANES), u.dtype)
-    step = np.zeros((CHUNK, 6, LANES), u.dtype)
     history = np.zeros((CHUNK, N, 2, LANES), u.dtype)
     for first in range(begin, end, LANES):
-        lanes = min(LANES, end - first)
+        block = slice(first, min(first + LANES, end))
+        lanes = block.stop - first
+        state = np.zeros((N, 4, LANES), u.dtype)
+        steps = np.zeros((CHUNK, 7, LANES), u.dtype)
         for w in range(lanes):
             dD[item, first + w] = 0
         for n in range(N):
@@ -332,62 +336,66 @@ def _backward(
                 state[n, DA, w] = 0
         for t0 in range((length - 1) // CHUNK * CHUNK, -1, -CHUNK):
             count = min(CHUNK, length - t0)
-            _load(step, DELTA, delta[item], first, lanes, t0, count, reverse)
-            _load(step, U, u[item], first, lanes, t0, count, reverse)
-            _load(step, DY, dy[item], first, lanes, t0, count, reverse)
+            token = length - t0 - count if reverse else t0
+            _load(steps, DELTA, delta[item, block], token, count)
+            _load(steps, U, u[item, block], token, count)
+            _load(steps, DY, dy[item, block], token, count)
             for n in range(N):
                 for w in range(lanes):
                     state[n, H, w] = boundaries[item, t0 // CHUNK, first + w, n]
-            for t in range(count):
-                B_t = B_g[_token(t0 + t, B_g.shape[0], reverse)]
+            for i in range(count):
+                t = count - 1 - i if reverse else i
+                at_B = token + t if B_g.shape[0] > 1 else 0
+                for w in range(LANES):
+                    steps[t, X, w] = steps[t, DELTA, w] * steps[t, U, w]
                 for n in range(N):
-                    b = B_t[n]
+                    b = B_g[at_B, n]
                     for w in range(LANES):
-                        Abar = _exp(step[t, DELTA, w] * state[n, A_, w])
+                        Abar = _exp(steps[t, DELTA, w] * state[n, A_, w])
                         before = state[n, H, w]
-                        own = step[t, DELTA, w] * step[t, U, w] * b
+                        own = steps[t, X, w] * b
                         if elemental:
-                            own += Abar * step[t, U, w]
+                            own += Abar * steps[t, U, w]
                         history[t, n, BEFORE, w] = before
                         history[t, n, ABAR, w] = Abar
                         state[n, H, w] = Abar * before + own
-            for t in range(count - 1, -1, -1):
-                at_B = _token(t0 + t, B_g.shape[0], reverse)
-                at_C = _token(t0 + t, C_g.shape[0], reverse)
+            for i in range(count):
+                t = i if reverse else count - 1 - i
+                at_B = token + t if B_g.shape[0] > 1 else 0
+                at_C = token + t if C_g.shape[0] > 1 else 0
                 for w in range(lanes):
-                    dD[item, first + w] += step[t, DY, w] * step[t, U, w]
-                    step[t, DU, w] = D[first + w] * step[t, DY, w]
-                    step[t, DDELTA, w] = 0
+                    dD[item, first + w] += steps[t, DY, w] * steps[t, U, w]
+                    steps[t, DU, w] = D[first + w] * steps[t, DY, w]
+                    steps[t, DDELTA, w] = 0
                 for n in range(N):
                     b, c = B_g[at_B, n], C_g[at_C, n]
                     db = dc = u.dtype.type(0)
                     for w in range(LANES):
-                        x = step[t, DELTA, w] * step[t, U, w]
                         Abar = history[t, n, ABAR, w]
                         before = history[t, n, BEFORE, w]
-                        thru = state[n, G, w] + c * step[t, DY, w]
+                        thru = state[n, G, w] + c * steps[t, DY, w]
                         own = state[n, G, w] if mask else thru
                         dx = own * b
                         e = thru * before
                         seen = Abar * before
                         if not mask:
-                            seen += x * b
+                            seen += steps[t, X, w] * b
                         if elemental:
-                            e += own * step[t, U, w]
-                            step[t, DU, w] += own * Abar
+                            e += own * steps[t, U, w]
+                            steps[t, DU, w] += own * Abar
                             if not mask:
-                                seen += Abar * step[t, U, w]
+                                seen += Abar * steps[t, U, w]
                         e *= Abar
-                        step[t, DU, w] += dx * step[t, DELTA, w]
-                        step[t, DDELTA, w] += dx * step[t, U, w] + e * state[n, A_, w]
-                        state[n, DA, w] += e * step[t, DELTA, w]
+                        steps[t, DU, w] += dx * steps[t, DELTA, w]
+                        steps[t, DDELTA, w] += dx * steps[t, U, w] + e * state[n, A_, w]
+                        state[n, DA, w] += e * steps[t, DELTA, w]
                         state[n, G, w] = Abar * thru
-                        db += own * x
-                        dc += step[t, DY, w] * seen
+                        db += own * steps[t, X, w]
+                        dc += steps[t, DY, w] * seen
                     dB[item, slot, at_B, n] += db
                     dC[item, slot, at_C, n] += dc
-            _store(step, DU, du[item], first, lanes, t0, count, reverse)
-            _store(step, DDELTA, ddelta[item], first, lanes, t0, count, reverse)
+            _store(steps, DU, du[item, block], token, count)
+            _store(steps, DDELTA, ddelta[item, block], token, count)
         for n in range(N):
             for w in range(lanes):
                 dA[item, first + w, n] = state[n, DA, w]
