@@ -21,7 +21,15 @@ from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
 
-TINY = {"d_model": 16, "depth": 2, "d_state": 4, "image_size": 32, "patch_size": 8, "num_frames": 4}
+TINY = {
+    "d_model": 16,
+    "depth": 2,
+    "d_state": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "tubelet_size": 1,
+}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,15 @@ from analysis.decay.run import RequestError, layers_to_draw, parse_layers, parse
 from analysis.inputs import InputError, Sample, clip_sources, clips, random_tokens
 from vmp import create_model
 
-TINY = {"d_model": 8, "depth": 2, "d_state": 3, "image_size": 16, "patch_size": 8, "num_frames": 3}
+TINY = {
+    "d_model": 8,
+    "depth": 2,
+    "d_state": 3,
+    "image_size": 16,
+    "patch_size": 8,
+    "num_frames": 3,
+    "tubelet_size": 1,
+}
 
 
 @pytest.fixture(scope="module")
