@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
@@ -48,6 +49,29 @@ class Rectangle(NamedTuple):
         return (self.bottom - self.top) * (self.right - self.left)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """What surrounds alpha in a wider scope, in the order of the steps.
+
+    The matrix is ``diag(gate) (alpha + D I) diag(slope) K diag(scale)``, where column j of K gathers the scan's
+    columns ``j - ahead tap`` with weights ``taps[:, tap]``. ``squares``: weights are norms over channels.
+    """
+
+    gate: Float[Tensor, "B D L"]
+    skip: Float[Tensor, " D"]
+    slope: Float[Tensor, "B D L"]
+    taps: Float[Tensor, "D W"]
+    ahead: int
+    scale: Float[Tensor, "B D L"]
+    squares: bool
+
+    def clip(self, index: int) -> Folds:
+        """Those of one clip of the batch, B = 1."""
+        at = slice(index, index + 1)
+        return replace(self, gate=self.gate[at], slope=self.slope[at], scale=self.scale[at])
+
+
 class AttentionMatrix(ABC):
     """A matrix for each clip and channel, in parts.
 
@@ -73,6 +97,10 @@ class AttentionMatrix(ABC):
     @abstractmethod
     def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """First and last key, both included, that each row may see by structure; first > last where there is none."""
+
+    @abstractmethod
+    def folded(self) -> tuple[ImplicitAttention, Folds] | None:
+        """The scan's matrix and what surrounds it, or None where the matrix is not of that form."""
 
     @property
     def reach(self) -> int:
@@ -120,7 +148,7 @@ class AttentionMatrix(ABC):
                 if mean is not None:
                     mean[at] += entries.sum(1)
                 weight[at] += self._magnitude(entries)
-        weight = self._finish(weight)
+        weight = self.finish(weight)
         if mean is not None:
             mean /= self.channels
         if self.reverse:
@@ -141,7 +169,8 @@ class AttentionMatrix(ABC):
     def _magnitude(self, entries: Float[Tensor, "B d r c"]) -> Float[Tensor, "B r c"]:
         return entries.abs_().sum(1)
 
-    def _finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+    def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+        """W from sums over channels of abs(M), or of squares where the scope takes norms."""
         return total / self.channels
 
     def _scratch_channels(self, piece: Rectangle) -> int:
@@ -215,6 +244,24 @@ class ImplicitAttention(AttentionMatrix):
         self._input = ordered(self._grouped("B", B))
         self._output = ordered(self._grouped("C", C))
 
+    def clip(self, index: int) -> ImplicitAttention:
+        """The matrix of one clip of the batch, B = 1."""
+        at = slice(index, index + 1)
+        D, N = self.A.shape
+        B, C = (x if x.shape == (D, N) else x[at] for x in (self.B, self.C))
+        return ImplicitAttention(
+            self.delta[at],
+            self.A,
+            B,
+            C,
+            self.D,
+            None if self.h0 is None else self.h0[at],
+            self.residual,
+            self.mask_diagonal,
+            self.reverse,
+            masked_first_step=self.masked_first_step,
+        )
+
     def apply(self, u: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
         """alpha u + beta + D u in O(L D N), by the scan itself."""
         y = selective_scan(
@@ -285,6 +332,12 @@ class ImplicitAttention(AttentionMatrix):
         if self.mask_diagonal and self.residual == "initial" and not self._silent_start and self.length:
             last[0] = 0
         return _in_sequence(torch.zeros_like(position), last, self.reverse)
+
+    def folded(self) -> tuple[ImplicitAttention, Folds]:
+        one = torch.ones_like(self.delta[:, :, :1])
+        ones = one.expand(-1, -1, self.length)
+        none = torch.zeros_like(self._rate[:, 0, 0])
+        return self, Folds(ones, none, ones, one[0], -1, ones, squares=False)
 
     @property
     def _silent_start(self) -> bool:

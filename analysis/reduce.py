@@ -19,34 +19,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analysis.implicit import AttentionMatrix
+from analysis.strips import strips
 from analysis.weights import normalise
 from vmp.config import TokenLayout
 
-# Rows of one strip. More rows mean fewer exponentials a pair and a larger strip.
-STRIP = 128
 # A row's keys hold 90 % of its weight where their sum is at least this: 0.9 less the rounding of a sum of L terms.
 HELD = 0.9 - 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Rows ``[start, stop)`` of W with all their keys.
+    """Some rows of W with all their keys.
 
     ``weight`` (B, r, L); ``signed`` the mean of M over channels, or None where no reducer asks for it; ``allowed``
     (r, L) which keys the rows may see by structure; ``share`` P in float64 and ``valid`` which rows have one.
     """
 
-    start: int
-    stop: int
+    rows: slice
     weight: Float[Tensor, "B r L"]
     signed: Float[Tensor, "B r L"] | None
     allowed: Bool[Tensor, "r L"]
     share: Float[Tensor, "B r L"]
     valid: Bool[Tensor, "B r"]
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start, self.stop)
 
 
 class Reducer(ABC):
@@ -91,22 +85,28 @@ def reduce(
         for reducer in reducers:
             reducer.begin(operator, layout)
         signed = any(reducer.needs_signed for reducer in reducers)
-        for start in range(0, operator.length, STRIP):
-            strip = _read(operator, start, min(start + STRIP, operator.length), signed)
+        done = 0
+        for rows, weight, mean in strips(operator, signed):
+            strip = _strip(operator, rows, weight, mean)
             for reducer in reducers:
                 reducer.update(strip)
+            done += rows.stop - rows.start
             if progress is not None:
-                progress(strip.stop, operator.length)
+                progress(done, operator.length)
         return {name: reducer.finish() for name, reducer in zip(names, reducers, strict=True)}
 
 
-def _read(operator: AttentionMatrix, start: int, stop: int, signed: bool) -> Strip:
-    weight, mean = operator.weigh(slice(start, stop), slice(0, operator.length), signed)
-    first, last = (bound[start:stop, None] for bound in operator.allowed())
+def _strip(
+    operator: AttentionMatrix,
+    rows: slice,
+    weight: Float[Tensor, "B r L"],
+    mean: Float[Tensor, "B r L"] | None,
+) -> Strip:
+    first, last = (bound[rows, None] for bound in operator.allowed())
     keys = torch.arange(operator.length)
     share, valid = normalise(weight)
     allowed = (keys >= first) & (keys <= last)
-    return Strip(start, stop, weight, mean, allowed.to(weight.device), share, valid)
+    return Strip(rows, weight, mean, allowed.to(weight.device), share, valid)
 
 
 class _Square(Reducer):

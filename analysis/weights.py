@@ -16,6 +16,7 @@ for ``contribution``. P is W with each row divided by its sum; a row whose sum i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, final, get_args
 
 import torch
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analysis.capture import Capture
-from analysis.implicit import SCRATCH, AttentionMatrix, ImplicitAttention, Rectangle
+from analysis.implicit import SCRATCH, AttentionMatrix, Folds, ImplicitAttention, Rectangle
 
 Scope = Literal["ssm", "mixer", "contribution"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -107,6 +108,11 @@ class _GatedMatrix(AttentionMatrix):
         else:
             first = torch.where(seen, (first - back).clamp(min=0), first)
         return first, last
+
+    def folded(self) -> tuple[ImplicitAttention, Folds] | None:
+        ones = torch.ones_like(self._gate)
+        folds = Folds(self._gate, self._skip, self._slope, self._taps, self._ahead, ones, squares=False)
+        return self._scan, folds
 
     def _scale(self, columns: slice) -> Float[Tensor, "B D c"] | None:
         """A factor for each column, or None for 1."""
@@ -210,8 +216,15 @@ class Contribution(_GatedMatrix):
             return entries.square_().sum(1)
         return torch.einsum("md,bdrc->bmrc", self._projection, entries).square_().sum(1)
 
-    def _finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
-        return total.sqrt_()
+    def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+        return total.sqrt()
+
+    def folded(self) -> tuple[ImplicitAttention, Folds] | None:
+        folded = super().folded()
+        if folded is None or self._projection is not None:
+            return None
+        scan, folds = folded
+        return scan, replace(folds, scale=self._x, squares=True)
 
     def _pieces(self, within: Rectangle) -> Iterator[Rectangle]:
         if self._projection is None:

@@ -15,6 +15,7 @@ CHECKED = [
     "vmp.mixer",
     "vmp.attention",
     "vmp.model",
+    "vmp.checkpoint",
     "analysis.capture",
     "analysis.implicit",
     "analysis.reduce",

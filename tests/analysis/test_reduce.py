@@ -32,10 +32,9 @@ def everything():
 @pytest.fixture(
     params=[(False, False), (True, True), (False, True)], ids=["plain", "masked reverse", "masked"]
 )
-def case(request, monkeypatch):
-    """One pass in strips of odd size beside the dense matrix, with W and the allowed pairs as numpy arrays."""
+def case(request):
+    """One pass beside the dense matrix, with W and the allowed pairs as numpy arrays."""
     reverse, mask = request.param
-    monkeypatch.setattr(r, "STRIP", 7)
     t, _, _ = terms(17, D=5, L=LENGTH)
     matrix = ImplicitAttention(**t, mask_diagonal=mask, reverse=reverse)
     dense = matrix.dense().numpy()
