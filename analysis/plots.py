@@ -7,7 +7,7 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -22,13 +22,13 @@ from analysis.results import Curve, Layout, Measurement
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
-LOOKS: Mapping[str, Mapping[str, str]] = {
+LOOKS: Mapping[str, Mapping[str, Any]] = {
     "forward": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "backward": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
 }
 """How each direction is drawn; markers are used where points are few."""
 
-MODEL_LOOKS = (
+MODEL_LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#000000", "marker": "D", "linestyle": "-"},
     {"color": "#009E73", "marker": "o", "linestyle": "--"},
     {"color": "#CC79A7", "marker": "^", "linestyle": ":"},
@@ -144,13 +144,13 @@ def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
     )
     if rate is None or scale is None:
         return
-    ends = np.array([1.0, len(curve.value) - 1])
+    lags = np.linspace(1.0, len(curve.value) - 1, 64)
     low, high = np.nanmin(curve.value[curve.value > 0]), np.nanmax(curve.value)
-    line = np.exp(scale - rate * np.linspace(*ends, 64))
+    line = np.exp(scale - rate * lags)
     # A fit is drawn only as far as the data go.
     line[(line < low / 2) | (line > high * 2)] = np.nan
     ax.plot(
-        np.linspace(*ends, 64),
+        lags,
         line,
         color="black",
         linewidth=0.9,
@@ -337,7 +337,7 @@ def quantity_label(quantity: str) -> str:
 
 
 def _points(
-    ax: Axes, at: np.ndarray, rows: Sequence[Measurement], label: str, look: Mapping[str, str]
+    ax: Axes, at: np.ndarray, rows: Sequence[Measurement], label: str, look: Mapping[str, Any]
 ) -> None:
     value, low, high = (
         np.array([np.nan if v is None or np.isinf(v) else v for v in (getattr(row, name) for row in rows)])

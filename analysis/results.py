@@ -212,19 +212,15 @@ def load(kind: type[T], path: Path) -> T:
 COLUMNS = ("layer", "direction", "scope", "quantity", "unit", "value", "low", "high", "n_clips", "note")
 
 
-def write_csv(
-    path: Path, measurements: Iterable[Measurement], curves: Iterable[Curve] = (), **extra: str
-) -> None:
+def write_csv(path: Path, measurements: Iterable[Measurement], curves: Iterable[Curve] = ()) -> None:
     """A tidy table: one number a row; gaps are empty, infinity is "inf".
 
-    Entries of curves are named by their indices, as in ``frame_matrix[2,5]``. ``extra`` columns come first,
-    with one value for the whole table.
+    Entries of curves are named by their indices, as in ``frame_matrix[2,5]``.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*extra, *COLUMNS])
-        for row in measurement_rows(measurements, curves):
-            writer.writerow([*extra.values(), *row])
+        writer.writerow(COLUMNS)
+        writer.writerows(measurement_rows(measurements, curves))
 
 
 def measurement_rows(

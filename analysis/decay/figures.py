@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.style
@@ -50,24 +51,17 @@ def figure_makers(result: DecayResult, heatmaps: Sequence[Heatmap]) -> dict[str,
     for scope in result.scopes:
         for layer in dict.fromkeys(h.layer for h in heatmaps):
             pair = [h for h in heatmaps if h.layer == layer and h.scope == scope]
-            makers[f"attention_{scope}_layer{layer:02d}"] = lambda pair=pair: attention_figure(result, pair)
-        makers[f"lag_profile_{scope}"] = lambda scope=scope: _layer_grid(
-            result, scope, plots.plot_lag_profile, result.layers
-        )
-        makers[f"half_life_{scope}"] = lambda scope=scope: _single(
-            lambda ax: plots.plot_half_lives(result, scope, ax)
-        )
-        makers[f"by_layer_{scope}"] = lambda scope=scope: by_layer_figure(result, scope)
+            makers[f"attention_{scope}_layer{layer:02d}"] = partial(attention_figure, result, pair)
+        grid = partial(layer_grid, result, scope)
+        makers[f"lag_profile_{scope}"] = partial(grid, plots.plot_lag_profile)
+        makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope)
+        makers[f"by_layer_{scope}"] = partial(by_layer_figure, result, scope)
         if result.layout.frames < 2:
             continue
-        makers[f"frame_lag_profile_{scope}"] = lambda scope=scope: _layer_grid(
-            result, scope, plots.plot_frame_lag_profile, result.layers
-        )
-        makers[f"frame_matrix_{scope}"] = lambda scope=scope: frame_matrix_figure(result, scope, drawn)
+        makers[f"frame_lag_profile_{scope}"] = partial(grid, plots.plot_frame_lag_profile)
+        makers[f"frame_matrix_{scope}"] = partial(frame_matrix_figure, result, scope, drawn)
         if result.layout.class_positions:
-            makers[f"class_row_{scope}"] = lambda scope=scope: _layer_grid(
-                result, scope, plots.plot_class_row, result.layers, legend=False
-            )
+            makers[f"class_row_{scope}"] = partial(grid, plots.plot_class_row, legend=False)
     return makers
 
 
@@ -112,21 +106,22 @@ def by_layer_figure(result: DecayResult, scope: str) -> Figure:
     return figure
 
 
-def _single(draw: Callable[[Axes], Axes]) -> Figure:
+def half_life_figure(result: DecayResult, scope: str) -> Figure:
+    """Measured against predicted half-lives."""
     figure = Figure(figsize=(5.6, 4.2))
-    draw(figure.subplots())
+    plots.plot_half_lives(result, scope, figure.subplots())
     return figure
 
 
-def _layer_grid(
+def layer_grid(
     result: DecayResult,
     scope: str,
     draw: Callable[[DecayResult, int, str, Axes], Axes],
-    layers: Sequence[int],
     *,
     legend: bool = True,
 ) -> Figure:
     """A panel a layer, with one legend for all where their entries are the same."""
+    layers = result.layers
     columns = 2 if len(layers) in (2, 4) else min(COLUMNS, len(layers))
     rows = math.ceil(len(layers) / columns)
     figure = Figure(figsize=(max(5.2, PANEL[0] * columns), PANEL[1] * rows + 0.5 * legend))

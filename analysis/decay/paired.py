@@ -44,15 +44,15 @@ def _differences(one: DecayResult, other: DecayResult, weights: np.ndarray | Non
         partner = partners.get((sums.layer, sums.direction, sums.scope))
         if partner is None:
             continue
-        values, draws = (
-            None if w is None else (statistics(sums, layout, w), statistics(partner, layout, w))
-            for w in (equal, weights)
-        )
+        value = _subtract(statistics(sums, layout, equal), statistics(partner, layout, equal))
+        draws = None
+        if weights is not None:
+            draws = _subtract(statistics(sums, layout, weights), statistics(partner, layout, weights))
         for name in QUANTITIES:
             yield summarise(
                 name,
-                float(_subtract(values, name)[0]),
-                None if draws is None else _subtract(draws, name),
+                float(value[name][0]),
+                None if draws is None else draws[name],
                 missing=gap(name, layout) or "undefined or beyond the sequence in one of the two",
                 beyond="",
                 layer=sums.layer,
@@ -62,8 +62,11 @@ def _differences(one: DecayResult, other: DecayResult, weights: np.ndarray | Non
             )
 
 
-def _subtract(pair: tuple[dict[str, np.ndarray], dict[str, np.ndarray]], name: str) -> np.ndarray:
-    """The difference, NaN where either is infinite or undefined."""
-    first, second = pair[0][name], pair[1][name]
-    finite = np.isfinite(first) & np.isfinite(second)
-    return np.where(finite, np.where(finite, first, 0) - np.where(finite, second, 0), np.nan)
+def _subtract(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Differences by quantity, NaN where either value is infinite or undefined."""
+    found = {}
+    for name, first in one.items():
+        second = other[name]
+        finite = np.isfinite(first) & np.isfinite(second)
+        found[name] = np.where(finite, np.where(finite, first, 0) - np.where(finite, second, 0), np.nan)
+    return found

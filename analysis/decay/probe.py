@@ -162,8 +162,8 @@ def _one_clip(found: dict[str, Any], layout: TokenLayout) -> dict[str, Any]:
 def _stack(key: Key, clips: list[dict[str, Any]]) -> ClipSums:
     layer, direction, scope = key
     first = clips[0]
-    shared = {name: first[name] for name in ("lag_pairs", "frame_pairs")}
-    stacked = {
+    shared: dict[str, Any] = {name: first[name] for name in ("lag_pairs", "frame_pairs")}
+    stacked: dict[str, Any] = {
         name: None if value is None else np.stack([clip[name] for clip in clips])
         for name, value in first.items()
         if name not in shared

@@ -292,6 +292,10 @@ def _notes(
         )
     elif layout.frames == 1:
         notes.append("The model sees one frame: frame lags, frame matrix and class row by frame are gaps.")
+    if layout.frames and config.tubelet_size > 1:
+        notes.append(
+            f"Frames are counted as the model sees them: a token spans {config.tubelet_size} frames of the clip."
+        )
     if layout.frames and not layout.class_positions:
         notes.append("The model has no class token: its row is a gap.")
     if len(layout.class_positions) > 1:

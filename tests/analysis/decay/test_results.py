@@ -84,10 +84,10 @@ def test_files_that_are_no_result_are_named_in_one_line(tmp_path, content, messa
 
 def test_csv_is_tidy_and_exact(tmp_path):
     made = result(VIDEO)
-    write_csv(tmp_path / "decay.csv", made.measurements, made.curves[1:2], model="paper")
+    write_csv(tmp_path / "decay.csv", made.measurements, made.curves[1:2])
     with (tmp_path / "decay.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert ",".join(rows[0]) == "model,layer,direction,scope,quantity,unit,value,low,high,n_clips,note"
+    assert ",".join(rows[0]) == "layer,direction,scope,quantity,unit,value,low,high,n_clips,note"
     first = made.measurements[0]
     assert float(rows[0]["value"]) == first.value
     assert float(rows[0]["high"]) == first.high
