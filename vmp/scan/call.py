@@ -25,8 +25,8 @@ class ScanCall:
     u: Float[Tensor, "B D L"]
     delta: Float[Tensor, "B D L"]
     A: Float[Tensor, "D N"]
-    B: Float[Tensor, "B1 G N L1"]
-    C: Float[Tensor, "B1 G N L1"]
+    B: Float[Tensor, "B1 GB N L1"]
+    C: Float[Tensor, "B2 GC N L2"]
     D: Float[Tensor, "D"] | None = None
     z: Float[Tensor, "B D L"] | None = None
     delta_bias: Float[Tensor, "D"] | None = None

@@ -66,8 +66,8 @@ def _chunk(
     u: Float[Tensor, "B D K"],
     delta: Float[Tensor, "B D K"],
     A: Float[Tensor, "D N"],
-    B: Float[Tensor, "B1 G N K1"],
-    C: Float[Tensor, "B1 G N K1"],
+    B: Float[Tensor, "B1 GB N K1"],
+    C: Float[Tensor, "B2 GC N K2"],
     elemental: bool,
     mask_diagonal: bool,
 ) -> tuple[Float[Tensor, "B D K"], Float[Tensor, "B D N"]]:

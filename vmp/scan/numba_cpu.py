@@ -90,8 +90,8 @@ class _Scan(torch.autograd.Function):
         u: Float[Tensor, "B D L"],
         delta: Float[Tensor, "B D L"],
         A: Float[Tensor, "D N"],
-        B: Float[Tensor, "B1 G L1 N"],
-        C: Float[Tensor, "B1 G L1 N"],
+        B: Float[Tensor, "B1 GB L1 N"],
+        C: Float[Tensor, "B2 GC L2 N"],
         D: Float[Tensor, "D"],
         h0: Float[Tensor, "B D N"],
         elemental: bool,
@@ -185,7 +185,8 @@ def _exp(x):
     (relative error 2e-9 of degree 6 in float32, 4e-18 of degree 11 in float64, both below rounding). The
     relative error is under (2 + |x|) 2^-23 in float32 and (2 + |x|) 2^-52 in float64, which come from
     rounding x log2(e). Results that would not be normal numbers are 0 within the smallest normal one, exactly
-    0 from 2^-127 (2^-1023) down; above the largest number they are infinite. NaN stays NaN.
+    0 from 2^-127 (2^-1023) down; within that error of the largest number and above it they are infinite. NaN
+    stays NaN.
     """
     return math.exp(x)
 
