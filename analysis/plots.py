@@ -282,7 +282,7 @@ def _error_bars(curve: Curve) -> np.ndarray | None:
 
 @styled
 def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | None = None) -> Axes:
-    """One quantity by layer and direction with intervals over clips; gaps and infinities are left open."""
+    """One quantity by layer and direction with intervals over clips; gaps are left open, arrows go beyond."""
     ax = _axes(ax)
     for shift, direction in zip((-0.06, 0.06), result.directions, strict=False):
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
@@ -345,6 +345,25 @@ def _points(
     )
     bars = np.nan_to_num(np.stack([value - low, high - value]).clip(0))
     ax.errorbar(at, value, yerr=bars, capsize=2, elinewidth=1, label=label, **look)
+    for x, row in zip(at, rows, strict=True):
+        _mark_beyond(ax, x, row, look)
+
+
+def _mark_beyond(ax: Axes, x: float, row: Measurement, look: Mapping[str, Any]) -> None:
+    """An arrow to the edge where an end of the interval is infinite, and a hollow triangle where the value is."""
+    known = [v for v in (row.value, row.low, row.high) if v is not None]
+    infinite = [v for v in known if np.isinf(v)]
+    if not infinite:
+        return
+    edge, marker = (0.98, "^") if infinite[0] > 0 else (0.02, "v")
+    at_edge = ax.get_xaxis_transform()
+    if np.isinf(known[0]):
+        ax.plot(x, edge, marker, color=look["color"], markerfacecolor="none", transform=at_edge)
+    finite = [v for v in known if np.isfinite(v)]
+    if finite:
+        start = known[0] if np.isfinite(known[0]) else finite[0]
+        arrow = {"arrowstyle": "->", "color": look["color"], "linewidth": 1}
+        ax.annotate("", (x, edge), (x, start), at_edge, "data", arrowprops=arrow)
 
 
 def _no_data(ax: Axes, why: str) -> None:

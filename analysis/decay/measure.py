@@ -65,6 +65,9 @@ WEIGHT_UNITS: Mapping[str, str] = {
 }
 """Unit of the weights W in each scope; the mixer's output is taken before its last projection."""
 
+MOST_UNDEFINED = 0.05
+"""An interval is given where at most this share of the resamples leaves the quantity undefined."""
+
 
 def statistics(
     sums: ClipSums, layout: Layout, weights: Float[np.ndarray, "R n"]
@@ -187,10 +190,11 @@ def summarise(
         notes.append("one clip: no interval")
     else:
         ends = percentile_interval(draws)
-        if not np.isnan(ends[0]):
+        if ends[2] <= MOST_UNDEFINED:
             low, high = float(ends[0]), float(ends[1])
         if ends[2] > 0:
-            notes.append(f"undefined in {100 * float(ends[2]):.0f} % of resamples")
+            said = "undefined in" if low is not None else "no interval: undefined in"
+            notes.append(f"{said} {100 * float(ends[2]):.1f} % of resamples")
     if np.isinf(value):
         notes.insert(0, beyond)
     return Measurement(

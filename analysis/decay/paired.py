@@ -16,7 +16,8 @@ def paired_differences(
     """``one`` less ``other`` in every quantity, with a bootstrap interval over the clips that both saw.
 
     Each resample draws clips once and takes both models' quantities of the same draw, so that what a clip
-    does to both models cancels. A half-life beyond the sequence has no difference.
+    does to both models cancels. Where one half-life lies beyond the sequence, so does the difference:
+    infinity with its sign. Where both do, there is none.
 
     Args:
         one, other: results on the same clips; layers, directions and scopes in common are compared.
@@ -53,8 +54,8 @@ def _differences(one: DecayResult, other: DecayResult, weights: np.ndarray | Non
                 name,
                 float(value[name][0]),
                 None if draws is None else draws[name],
-                missing=gap(name, layout) or "undefined or beyond the sequence in one of the two",
-                beyond="",
+                missing=gap(name, layout) or "undefined in one of the two, or beyond the sequence in both",
+                beyond="beyond the sequence in one of the two",
                 layer=sums.layer,
                 direction=sums.direction,
                 scope=sums.scope,
@@ -63,10 +64,6 @@ def _differences(one: DecayResult, other: DecayResult, weights: np.ndarray | Non
 
 
 def _subtract(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Differences by quantity, NaN where either value is infinite or undefined."""
-    found = {}
-    for name, first in one.items():
-        second = other[name]
-        finite = np.isfinite(first) & np.isfinite(second)
-        found[name] = np.where(finite, np.where(finite, first, 0) - np.where(finite, second, 0), np.nan)
-    return found
+    """Differences by quantity: infinite where one value is, NaN where both are or either is undefined."""
+    with np.errstate(invalid="ignore"):
+        return {name: first - other[name] for name, first in one.items()}

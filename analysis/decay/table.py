@@ -63,11 +63,12 @@ def _cells(result: DecayResult, layer: int, direction: str, scope: str) -> Itera
 
 
 def number(value: float | None, beyond: int | None = None) -> str:
-    """A number in three digits, "-" for a gap and ">L" for one beyond the sequence."""
+    """A number in three digits; "-" for a gap; ">L", or an infinity where L is not given, for one beyond."""
     if value is None:
         return "-"
     if math.isinf(value):
-        return "inf" if beyond is None else f">{beyond}"
+        infinite = "∞" if value > 0 else "-∞"
+        return infinite if beyond is None else f">{beyond}"
     if value != 0 and abs(value) < 0.001:
         return f"{value:.0e}"
     digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0

@@ -16,7 +16,7 @@ from experiments.report.comparison import compare
 from experiments.report.write import WRITTEN, write_report
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
-CLIPS = 12
+CLIPS = 24
 
 
 def main(

@@ -104,8 +104,8 @@ def _comparisons(
             "compare",
             scope,
             "",
-            f"Half-life and decay index by layer, {one} and {other}, with 95 % intervals over clips. A point is left "
-            "out where a half-life lies beyond the sequence.",
+            f"Half-life and decay index by layer, {one} and {other}, with 95 % intervals over clips. Arrows and "
+            "hollow triangles go beyond the sequence.",
             " ".join(
                 series(name, result, direction, scope, "half_life_tokens")
                 for name, result in results.items()
@@ -117,7 +117,8 @@ def _comparisons(
             "compare",
             scope,
             "",
-            f"{one} less {other}, by layer, with 95 % intervals over paired clips.",
+            f"{one} less {other}, by layer, with 95 % intervals over paired clips. Arrows and hollow triangles: "
+            "beyond the sequence in one of the two.",
             " ".join(_difference_text(rows) for rows in chosen.values()),
             partial(_difference_figure, chosen),
         ),

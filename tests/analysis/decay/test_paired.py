@@ -1,5 +1,6 @@
 """Paired differences: what a clip does to both models cancels."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -48,10 +49,22 @@ def test_a_model_less_itself_is_zero_and_gaps_stay_gaps():
     )
 
 
-def test_a_half_life_beyond_the_sequence_has_no_difference():
-    found = difference(with_rates([0.001, 0.001]), with_rates([0.2, 0.2]), "half_life_tokens")
-    assert (found.value, found.low, found.high) == (None, None, None)
-    assert found.note == "undefined or beyond the sequence in one of the two"
+def test_a_half_life_beyond_the_sequence_in_one_of_two_differs_without_bound():
+    near, far = with_rates([0.2, 0.2]), with_rates([0.001, 0.001])
+    found = difference(far, near, "half_life_tokens")
+    assert (found.value, found.low, found.high) == (math.inf, math.inf, math.inf)
+    assert found.note == "beyond the sequence in one of the two"
+    assert difference(near, far, "half_life_tokens").high == -math.inf
+    both = difference(far, far, "half_life_tokens")
+    assert (both.value, both.low) == (None, None)
+    assert both.note == "undefined in one of the two, or beyond the sequence in both"
+
+
+def test_a_bound_that_some_clips_set_leaves_the_other_end_open():
+    # Of 1, 2 or 3 draws of the slow clip the half-life is beyond the sequence; without it, it is short.
+    found = difference(with_rates([0.001, 0.4, 0.4]), with_rates([0.3, 0.3, 0.3]), "half_life_tokens")
+    assert found.low < 0
+    assert found.high == math.inf
 
 
 def test_other_clips_or_layouts_are_refused():

@@ -10,6 +10,7 @@ from analysis import plots
 from analysis.decay.figures import figure_makers, write_figures
 from analysis.decay.heatmaps import Heatmap
 from analysis.decay.paired import paired_differences
+from analysis.results import Measurement
 from tests.analysis.decay.examples import PATCHES, TEXT, VIDEO, result
 
 
@@ -117,6 +118,15 @@ def test_models_and_their_differences_are_drawn_apart(ax):
     rows = [d for d in paired_differences(one, other) if d.quantity == "mean_distance_tokens"]
     drawn = plots.plot_differences(rows, Figure().subplots())
     assert drawn.get_ylabel() == "difference in mean distance (tokens)"
+
+
+def test_what_lies_beyond_is_marked_at_the_edge(ax):
+    far = Measurement(0, "forward", "ssm", "half_life_tokens", "tokens", np.inf, 12.0, np.inf, 3, "")
+    near = Measurement(1, "forward", "ssm", "half_life_tokens", "tokens", 5.0, 4.0, 6.0, 3, "")
+    plots.plot_differences([far, near], ax)
+    triangles = [line for line in ax.lines if line.get_marker() == "^"]
+    assert [line.get_ydata().tolist() for line in triangles] == [[0.98]]
+    assert len(ax.texts) == 1  # one arrow, from 12 up
 
 
 def test_new_axes_are_made_where_none_are_given_and_settings_stay():
