@@ -132,7 +132,7 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
         _no_data(ax, "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
     ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({WEIGHT_UNITS[scope]})")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
 

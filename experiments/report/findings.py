@@ -40,15 +40,18 @@ class Tally:
         return self.slower + self.faster + self.unclear
 
     @property
+    def sign(self) -> int:
+        """+1 where all intervals that exclude 0 say slower, -1 where all say faster, else 0."""
+        return int(self.slower > 0 and not self.faster) - int(self.faster > 0 and not self.slower)
+
+    @property
     def verdict(self) -> str:
         """One word for what the intervals say of the claim that the first model decays more slowly."""
         if not self.compared:
             return "not comparable"
-        if self.slower and self.faster:
-            return "mixed"
-        if not self.slower and not self.faster:
-            return "null"
-        direction = "for" if self.slower else "against"
+        if not self.sign:
+            return "mixed" if self.slower else "null"
+        direction = "for" if self.sign > 0 else "against"
         return direction if 2 * (self.slower + self.faster) > self.compared else f"weakly {direction}"
 
 
@@ -100,6 +103,22 @@ def sentence(found: Tally, names: Sequence[str], label: str) -> str:
         parts.append(f"In {found.gaps} more there is no difference to take.")
     parts.append(f"{VERDICTS[found.verdict]}.")
     return " ".join(parts)
+
+
+def control_sentence(trained: Tally, untrained: Tally) -> str:
+    """Whether a difference was there before training, from what the intervals of untrained models say."""
+    counts = f"{untrained.slower} slower, {untrained.faster} faster, {untrained.unclear} undecided"
+    sign, before = trained.sign, untrained.sign
+    if not sign:
+        return f"Before training: {counts}."
+    if before == sign:
+        return (
+            f"Untrained models of the same two configurations differ in the same way ({counts}): the difference "
+            "need not be learned."
+        )
+    if before == -sign:
+        return f"Untrained models of the same two configurations differ the other way round ({counts})."
+    return f"Untrained models of the same two configurations do not differ so ({counts})."
 
 
 def chance_note(tallies: Sequence[Tally]) -> str:

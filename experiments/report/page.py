@@ -1,7 +1,7 @@
 """The report's one HTML page, made from results and the figures drawn from them."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +67,12 @@ def render(comparison: Comparison, figures: Mapping[str, Illustration], folder: 
         resamples=first.resamples,
         notes=list(dict.fromkeys(note for result in comparison.results.values() for note in result.notes)),
         scopes={scope: (SCOPE_MEANINGS[scope], WEIGHT_UNITS[scope]) for scope in first.scopes},
-        tallies=_tallies(comparison),
+        tallies=_tallies(comparison, comparison.differences),
+        untrained=_tallies(comparison, comparison.untrained),
         stated=list(_stated(comparison)),
-        chance=findings.chance_note([t for row in _tallies(comparison).values() for t in row]),
+        chance=findings.chance_note(
+            [t for row in _tallies(comparison, comparison.differences).values() for t in row]
+        ),
         observations=list(_observations(comparison)),
         tables=_tables(comparison),
         figures=figures,
@@ -86,11 +89,11 @@ def _label(quantity: str) -> str:
     return plots.quantity_label(quantity)
 
 
-def _tallies(comparison: Comparison) -> dict[str, list[findings.Tally]]:
+def _tallies(comparison: Comparison, differences: Sequence[Measurement]) -> dict[str, list[findings.Tally]]:
     """By quantity's label, a tally a scope."""
     scopes = next(iter(comparison.results.values())).scopes
     return {
-        _label(quantity): [findings.tally(comparison.differences, quantity, scope) for scope in scopes]
+        _label(quantity): [findings.tally(differences, quantity, scope) for scope in scopes]
         for quantity in TABULATED
     }
 
@@ -100,7 +103,9 @@ def _stated(comparison: Comparison) -> Iterator[str]:
     for quantity in STATED:
         for scope in scopes:
             found = findings.tally(comparison.differences, quantity, scope)
-            yield findings.sentence(found, list(comparison.results), QUANTITIES[quantity].label)
+            control = findings.tally(comparison.untrained, quantity, scope)
+            said = findings.sentence(found, list(comparison.results), QUANTITIES[quantity].label)
+            yield f"{said} {findings.control_sentence(found, control)}"
 
 
 def _observations(comparison: Comparison) -> Iterator[str]:

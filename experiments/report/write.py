@@ -51,4 +51,5 @@ def _write_table(comparison: Comparison, path: Path) -> None:
         for name, result in comparison.results.items():
             curves = [curve for curve in result.curves if curve.quantity != "lag_profile"]
             writer.writerows([name, *row] for row in measurement_rows(result.measurements, curves))
-        writer.writerows([f"{one} - {other}", *row] for row in measurement_rows(comparison.differences))
+        for note, rows in (("", comparison.differences), (", untrained", comparison.untrained)):
+            writer.writerows([f"{one} - {other}{note}", *row] for row in measurement_rows(rows))

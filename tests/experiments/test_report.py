@@ -162,7 +162,12 @@ def test_the_page_shows_no_raw_gaps(page):
 def test_tables_hold_the_numbers_of_the_csv(report, page):
     with (report / "decay.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows} == {"paper", "videomamba", "paper - videomamba"}
+    assert {row["model"] for row in rows} == {
+        "paper",
+        "videomamba",
+        "paper - videomamba",
+        "paper - videomamba, untrained",
+    }
     table = next(t for t in page.tables if t[0][-1] == "paper less videomamba")
     assert len(table) == 1 + 4
     for layer, direction, *cells in table[1:]:
@@ -195,6 +200,18 @@ def test_differences_are_those_of_the_saved_results(report):
         )
         checked += 1
     assert checked > 200
+
+
+def test_the_control_is_of_fresh_weights(report, page):
+    """The tiny checkpoints were drawn from seed 0 as the control is, so that both must agree to the last digit."""
+    with (report / "decay.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    trained, control = (
+        [{**row, "model": ""} for row in rows if row["model"] == model]
+        for model in ("paper - videomamba", "paper - videomamba, untrained")
+    )
+    assert trained == control
+    assert "Untrained models of the same two configurations differ in the same way" in page.text
 
 
 def test_accuracy_comes_from_the_card_of_these_weights_alone(checkpoints, page):
@@ -258,6 +275,21 @@ def test_results_that_agree_disagree_or_say_nothing_are_named_alike(counts, verd
     assert said.startswith("By half-life in scope ssm, paper decays more slowly than videomamba in")
     assert f"in {counts[0]} of {sum(counts)} layers and directions, faster in {counts[1]}" in said
     assert said.endswith(f"{findings.VERDICTS[verdict]}.")
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "said"),
+    [
+        ((5, 0, 3), (4, 0, 4), "differ in the same way (4 slower, 0 faster, 4 undecided)"),
+        ((0, 5, 3), (4, 0, 4), "differ the other way round"),
+        ((5, 0, 3), (0, 0, 8), "do not differ so"),
+        ((5, 0, 3), (2, 2, 4), "do not differ so"),
+        ((2, 2, 4), (5, 0, 3), "Before training: 5 slower, 0 faster, 3 undecided."),
+    ],
+)
+def test_a_difference_that_was_there_before_training_is_said_to_be(trained, untrained, said):
+    tallies = [findings.Tally("half_life_tokens", "ssm", *counts, gaps=0) for counts in (trained, untrained)]
+    assert said in findings.control_sentence(*tallies)
 
 
 def test_intervals_that_chance_would_give_are_counted():
