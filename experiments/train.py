@@ -3,7 +3,10 @@
 A run can be stopped or killed at any step and continued by the same command, and ends with the same bits as
 if it had not been. That rests on one rule: the learning rate, the clips of a batch and the random draws of a
 step are functions of the configuration and the step, so that weights, optimiser moments and the step's number
-are all there is to save. `accelerate launch -m experiments.train ...` spreads each batch over processes.
+are all there is to save.
+
+`accelerate launch --num_processes N -m experiments.train ...` spreads each batch over N GPUs. Over N processes on a
+CPU it does so with ACCELERATE_USE_CPU=true in the environment and --multi_gpu among the flags; --cpu asks for mpirun.
 
 A run's folder holds config.json, metrics.jsonl, checkpoint.pt until the run is finished, and then
 weights.safetensors.

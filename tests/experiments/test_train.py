@@ -20,7 +20,15 @@ from experiments import train as training
 from experiments.runs import RunFolder, write_text
 from experiments.train import StepBatches, Stopped, StopSignal, TrainConfig, train
 
-TINY = {"num_frames": 2, "image_size": 16, "patch_size": 8, "d_model": 16, "depth": 2, "d_state": 4}
+TINY = {
+    "num_frames": 2,
+    "tubelet_size": 1,
+    "image_size": 16,
+    "patch_size": 8,
+    "d_model": 16,
+    "depth": 2,
+    "d_state": 4,
+}
 CONFIG = TrainConfig(
     fields={**TINY, "drop_path": 0.2},
     variant="paper",

@@ -56,7 +56,7 @@ def test_labels_agree_with_image_registration(split):
         else:
             zoom = np.mean([log_magnification(grey[k], grey[k + 2]) for k in (0, 3, 6)])
             right += zoom > 0.02 if label == "zoom in" else zoom < -0.02
-    assert right >= 58  # registration itself may fail on a nearly flat window
+    assert right == 60
     # A pan covers 0.25 to 0.65 windows in 8 steps, 0.45 on average: 3.6 of 64 pixels a step over 40 pans.
     assert moved / 40 == pytest.approx(0.45 * 64 / 8, rel=0.15)
 
