@@ -1,6 +1,7 @@
 """`python -m analysis.decay`: a checkpoint and clips in, a decay report out."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,14 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RequestError, InputError, ResultError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; with --out, the same command goes on where this one stopped", file=sys.stderr)
         return 130
     if parsed.as_json:
         sys.stdout.write(to_json(result))
     else:
         _print(result, Console(width=None if sys.stdout.isatty() else WIDTH))
     if parsed.out is not None:
-        print(f"written: {parsed.out}/result.json, decay.csv, heatmaps.npz, figures/", file=sys.stderr)
+        print(
+            f"written: {parsed.out}/result.json, decay.csv, lag_profiles.csv, heatmaps.npz, figures/",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -152,14 +156,21 @@ def _run(parsed: Invocation, command: str) -> DecayResult:
         def step(done: str, total: int) -> None:
             progress.update(probing, description=done, total=total, advance=1)
 
-        result, heatmaps = run(parsed.request, command, step)
-        if parsed.out is not None:
+        keep = None if parsed.out is None else parsed.out.with_name(f"{parsed.out.name}.unfinished")
+        try:
+            result, heatmaps = run(parsed.request, command, step, keep)
+        except (RequestError, InputError):
+            if keep is not None:
+                shutil.rmtree(keep, ignore_errors=True)
+            raise
+        if parsed.out is not None and keep is not None:
             drawing = progress.add_task("figures", total=None)
 
             def drawn(name: str) -> None:
                 progress.update(drawing, description=name, advance=1)
 
             write(result, heatmaps, parsed.out, drawn)
+            shutil.rmtree(keep, ignore_errors=True)
     return result
 
 

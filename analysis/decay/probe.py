@@ -6,7 +6,7 @@ profiles, frame matrices and, for the layers that are to be drawn, one mean matr
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import numpy as np
@@ -18,6 +18,7 @@ from analysis.decay.heatmaps import Heatmap, block_mean, block_size
 from analysis.decay.measure import WEIGHT_UNITS
 from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
+from analysis.decay.unfinished import ClipRecord, Unfinished
 from analysis.inputs import Sample
 from analysis.reduce import (
     AbsoluteMean,
@@ -54,6 +55,7 @@ def probe(
     scopes: Sequence[Scope],
     draw: Sequence[int] = (),
     progress: Callable[[str], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Probed:
     """Decay sums of a model on samples, one sample at a time.
 
@@ -64,6 +66,7 @@ def probe(
         layers: indices from 0.
         draw: the layers whose mean matrix is kept as a `Heatmap`.
         progress: called with a few words after each layer, direction and scope of each sample.
+        unfinished: where each sample's sums are kept as they come, and taken from instead of run again.
 
     Raises:
         TypeError: from `analysis.capture.record`, where the model has no scan to capture.
@@ -73,16 +76,22 @@ def probe(
     collector = _Collector(scopes, draw, progress)
     names, labels = [], []
     with torch.inference_mode(), record(model, layers=layers, sink=collector.take):
-        for sample in samples:
-            tokens = sample.tokens[None].to(parameter.device)
-            model(tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
+        for index, sample in enumerate(samples):
             names.append(sample.name)
             labels.append(sample.label)
+            kept = None if unfinished is None else unfinished.get(index)
+            if kept is not None:
+                collector.resume(*kept)
+                continue
+            tokens = sample.tokens[None].to(parameter.device)
+            model(tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
+            if unfinished is not None:
+                unfinished.put(index, collector.latest(), collector.about())
     if collector.layout is None:
         raise ValueError(f"nothing was captured: {len(names)} samples, layers {list(layers)}")
     return Probed(
         sums=collector.sums(),
-        heatmaps=collector.heatmaps(len(names)),
+        heatmaps=collector.heatmaps(),
         layout=collector.layout,
         names=tuple(names),
         labels=tuple(labels),
@@ -119,20 +128,50 @@ class _Collector:
             if capture.layer in self._draw:
                 reducers.append(AbsoluteMean())
             found = reduce(scoped(capture, scope), reducers, layout=capture.layout)
-            self._clips[key].append({**_one_clip(found, capture.layout), "predicted": predicted})
+            clip = {**_one_clip(found, capture.layout), "predicted": predicted}
             if capture.layer in self._draw:
-                matrix = block_mean(_numpy(found["AbsoluteMean"])[0])
-                self._matrices[key] = self._matrices.get(key, 0) + matrix
-            if self._progress is not None:
-                self._progress(f"layer {capture.layer} {capture.direction}, {scope}")
+                clip["matrix"] = block_mean(_numpy(found["AbsoluteMean"])[0])
+            self._add(key, clip)
+
+    def _add(self, key: Key, clip: dict[str, Any]) -> None:
+        matrix = clip.get("matrix")
+        if matrix is not None and self._clips[key]:
+            # Only the sum of the matrices is needed, and only the latest one to keep the clip by.
+            self._matrices[key] = self._matrices[key] + matrix
+            self._clips[key][-1].pop("matrix")
+        elif matrix is not None:
+            self._matrices[key] = matrix
+        self._clips[key].append(clip)
+        if self._progress is not None:
+            layer, direction, scope = key
+            self._progress(f"layer {layer} {direction}, {scope}")
+
+    def latest(self) -> ClipRecord:
+        """What the sample that ran last gave."""
+        return {key: clips[-1] for key, clips in self._clips.items()}
+
+    def about(self) -> dict[str, Any]:
+        """What `resume` needs to know beside a sample's record."""
+        layout = {} if self.layout is None else asdict(self.layout)
+        return {"layout": layout, "dtype": self.dtype, "backend": self.backend}
+
+    def resume(self, record: ClipRecord, about: dict[str, Any]) -> None:
+        """Take a sample's record, as an earlier run kept it, for a run of it."""
+        layout = about["layout"]
+        self.layout = TokenLayout(
+            tuple(layout["class_positions"]), layout["frames"], tuple(layout["grid"]), layout["plain"]
+        )
+        self.dtype, self.backend = about["dtype"], about["backend"]
+        for key, clip in record.items():
+            self._add(key, dict(clip))
 
     def sums(self) -> tuple[ClipSums, ...]:
         return tuple(_stack(key, clips) for key, clips in self._clips.items())
 
-    def heatmaps(self, clips: int) -> tuple[Heatmap, ...]:
+    def heatmaps(self) -> tuple[Heatmap, ...]:
         length = 0 if self.layout is None else self.layout.length
         return tuple(
-            Heatmap(*key, values=total / clips, block=block_size(length))
+            Heatmap(*key, values=total / len(self._clips[key]), block=block_size(length))
             for key, total in self._matrices.items()
         )
 
@@ -166,7 +205,7 @@ def _stack(key: Key, clips: list[dict[str, Any]]) -> ClipSums:
     stacked: dict[str, Any] = {
         name: None if value is None else np.stack([clip[name] for clip in clips])
         for name, value in first.items()
-        if name not in shared
+        if name not in shared and name != "matrix"
     }
     return ClipSums(
         layer=layer, direction=direction, scope=scope, weight_unit=WEIGHT_UNITS[scope], **shared, **stacked

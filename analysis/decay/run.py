@@ -17,6 +17,7 @@ from analysis.decay.heatmaps import Heatmap, save_heatmaps
 from analysis.decay.measure import measure
 from analysis.decay.probe import Probed, probe
 from analysis.decay.result import DecayResult
+from analysis.decay.unfinished import Unfinished
 from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
 from analysis.results import (
     CheckpointInfo,
@@ -38,7 +39,7 @@ DEFAULT_LENGTH = 512
 MOST_DRAWN = 6
 """Layers drawn as heatmaps where more were chosen: the first, the last and some evenly between."""
 
-WRITTEN = frozenset({"result.json", "decay.csv", "heatmaps.npz", "figures"})
+WRITTEN = frozenset({"result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures"})
 """What `write` puts into its folder."""
 
 
@@ -80,12 +81,15 @@ Step = Callable[[str, int], None]
 """Called as work goes on, with what is being done and how many steps there are in all."""
 
 
-def run(request: Request, command: str, step: Step | None = None) -> tuple[DecayResult, tuple[Heatmap, ...]]:
+def run(
+    request: Request, command: str, step: Step | None = None, keep: Path | None = None
+) -> tuple[DecayResult, tuple[Heatmap, ...]]:
     """Probe one checkpoint.
 
     Args:
         command: the command line, for the result's provenance.
         step: called after each layer, direction, scope and clip.
+        keep: a folder in which the sums of finished clips wait, so that the same request goes on after a kill.
 
     Raises:
         RequestError: a request or a checkpoint that will not do. InputError: a clip that cannot be read. Both
@@ -114,6 +118,7 @@ def run(request: Request, command: str, step: Step | None = None) -> tuple[Decay
         scopes=scopes,
         draw=draw,
         progress=None if step is None else lambda done: step(done, total),
+        unfinished=None if keep is None else Unfinished(keep, _clips_depend_on(request, loaded)),
     )
     layout = Layout(
         length=probed.layout.length,
@@ -136,6 +141,20 @@ def run(request: Request, command: str, step: Step | None = None) -> tuple[Decay
     return result, probed.heatmaps
 
 
+def _clips_depend_on(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """All that changes a clip's sums."""
+    asked = {name: value for name, value in vars(request).items() if name not in ("checkpoint", "bootstrap")}
+    files = [path.stat() for path in request.video if path.exists()]
+    return {
+        "toolkit": version("vmp-toolkit"),
+        "torch": torch.__version__,
+        "weights": loaded.weights_sha256,
+        "config": loaded.config.to_dict(),
+        "files": [(file.st_size, file.st_mtime_ns) for file in files],
+        **asked,
+    }
+
+
 def write(
     result: DecayResult,
     heatmaps: Sequence[Heatmap],
@@ -150,6 +169,8 @@ def write(
         save(result, new / "result.json")
         scalars = [c for c in result.curves if c.quantity != "lag_profile"]
         write_csv(new / "decay.csv", result.measurements, scalars)
+        profiles = [c for c in result.curves if c.quantity == "lag_profile"]
+        write_csv(new / "lag_profiles.csv", (), profiles)
         save_heatmaps(heatmaps, new / "heatmaps.npz")
         write_figures(result, heatmaps, new / "figures", progress)
 

@@ -90,6 +90,7 @@ def test_video_files_in_a_whole_report_out(checkpoint, films, tmp_path):
         "decay.csv",
         "figures",
         "heatmaps.npz",
+        "lag_profiles.csv",
         "result.json",
     ]
     figures = {path.name for path in (out / "figures").iterdir()}
@@ -302,15 +303,33 @@ def test_attention_models_are_refused(tmp_path, capsys):
     assert "self-attention, which has no scan" in capsys.readouterr().err
 
 
-def test_an_interrupt_while_drawing_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
+def test_an_interrupt_while_drawing_leaves_the_clips_that_were_done(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("analysis.decay.run.write_figures", interrupt)
     out = tmp_path / "report"
-    assert cli.main(["--ckpt", str(checkpoint), "--clips", "1", "--layers", "0", "--out", str(out)]) == 130
-    assert "nothing was written" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    command = ["--ckpt", str(checkpoint), "--clips", "1", "--layers", "0", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.decay.run.write_figures", interrupt)
+        assert cli.main(command) == 130
+    assert "the same command goes on where this one stopped" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["report.unfinished"]
+    # What was kept is used: no capture is reduced again.
+    monkeypatch.setattr("analysis.decay.probe.reduce", lambda *_, **__: pytest.fail("a clip was done again"))
+    assert cli.main(command) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_broken_second_video_leaves_nothing(checkpoint, films, tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no film")
+    out = tmp_path / "report"
+    command = ["--ckpt", str(checkpoint), "--video", str(films[0]), "--video", str(broken), "--out", str(out)]
+    assert cli.main(command) == 2
+    assert "broken.mp4" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
 
 
 def test_help_lists_every_flag(capsys):
