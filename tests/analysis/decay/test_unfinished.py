@@ -15,9 +15,9 @@ def same(found, wanted):
     assert len(found.sums) == len(wanted.sums)
     for a, b in zip(found.sums, wanted.sums, strict=True):
         for name in ClipSums.__dataclass_fields__:
-            assert np.array_equal(np.asarray(getattr(a, name)), np.asarray(getattr(b, name))), name
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     for a, b in zip(found.heatmaps, wanted.heatmaps, strict=True):
-        assert np.array_equal(a.values, b.values)
+        np.testing.assert_array_equal(a.values, b.values)
     assert (found.layout, found.names, found.labels) == (wanted.layout, wanted.names, wanted.labels)
     assert (found.dtype, found.backend) == (wanted.dtype, wanted.backend)
 
