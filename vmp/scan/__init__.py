@@ -104,8 +104,7 @@ def selective_scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Float[Tensor, "B D L"] | tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """The selective scan, a superset of `mamba_ssm.selective_scan_fn` with the same arguments in the same
-    order.
+    """The selective scan: a superset of `mamba_ssm.selective_scan_fn`, same arguments in the same order.
 
     For each batch item and channel, with Abar_t[n] = exp(delta_t A[n]):
 
@@ -117,16 +116,17 @@ def selective_scan(
         u: the input, (B, D, L).
         delta: the step sizes, (B, D, L), not negative once bias and softplus are applied.
         A: the decay rates, (D, N), real and negative, in 1 / step size.
-        B, C: input and output weights of the states: (B, N, L), (B, G, N, L) with D a multiple of G, or (D,
-            N).
+        B, C: input and output weights of the states: (B, N, L), (B, G, N, L) with D a multiple of G, or
+            (D, N).
         D: weight of the direct path, (D,).
         z: the gate, (B, D, L).
         delta_bias: added to delta, (D,), before softplus.
         delta_softplus: whether the step sizes are softplus(delta + delta_bias).
         return_last_state: whether the state after the last step taken is returned too.
         h0: the state before the first step, (B, D, N); zero by default.
-        residual: "none"; "initial", h_0[n] = u_1 for every n; or "elemental", h_t[n] = Abar_t[n] (h_{t-1}[n]
-            + u_t) + delta_t B_t[n] u_t, our reading of the paper's elemental residual connection.
+        residual: "none"; "initial", h_0[n] = u_1 for every n; or "elemental",
+            h_t[n] = Abar_t[n] (h_{t-1}[n] + u_t) + delta_t B_t[n] u_t, our reading of the paper's elemental
+            residual connection.
         mask_diagonal: y_t = sum_n C_t[n] Abar_t[n] h_{t-1}[n] + D u_t: the own token's term, that of the
             elemental residual included, leaves the output but not the state.
         reverse: steps run from t = L to 1, and "first" means L.
@@ -134,9 +134,8 @@ def selective_scan(
 
     Returns:
         out, (B, D, L) in the dtype of `u`; with `return_last_state` also the state (B, D, N) in the dtype the
-        scan
-        computes in: float64 for a float64 `u`, else float32. Both are differentiable in every tensor
-            argument.
+        scan computes in: float64 for a float64 `u`, else float32. Both are differentiable in every tensor
+        argument.
 
     Raises:
         TypeError: an argument is no tensor.
@@ -185,9 +184,7 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
 
 
 def _load(name: str) -> tuple[Backend | None, str | None]:
-    """A backend's module, or why it cannot be imported here: a missing dependency. A fault of our own is
-    raised.
-    """
+    """A backend's module, or why it cannot be imported here: a missing dependency. Our own faults are raised."""
     try:
         return cast(Backend, import_module(f"vmp.scan.{name}")), None
     except ImportError as error:

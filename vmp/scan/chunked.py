@@ -1,10 +1,10 @@
 """The selective scan in plain torch, a chunk of tokens at a time: differentiable, on any device.
 
 Within a chunk the recurrence h_t = a_t h_{t-1} + x_t is solved by recursive doubling: the pair (a_t, x_t)
-stands for a window of steps that ends at t, and a window joins the one before it by (a, x) o (a', x') = (a'
-a, a' x + x'). After log2(chunk) joins every window reaches back to the boundary of its chunk. Only
-exp(delta_t A) is ever exponentiated,
-so that no exponent is positive, and nothing is divided: a decay that underflows is 0 and so is its gradient.
+stands for a window of steps that ends at t, and a window joins the one before it by
+(a, x) o (a', x') = (a' a, a' x + x'). After log2(chunk) joins every window reaches back to the boundary of its
+chunk. Only delta_t A is ever exponentiated, so that no exponent is positive, and nothing is divided: a decay that
+underflows is 0 and so is its gradient.
 
 Source: Blelloch, "Prefix sums and their applications" (1990), section 1.4, for the pair; the doubling is
 Hillis and Steele, "Data parallel algorithms" (1986).
@@ -71,9 +71,7 @@ def _chunk(
     elemental: bool,
     mask_diagonal: bool,
 ) -> tuple[Float[Tensor, "B D K"], Float[Tensor, "B D N"]]:
-    """Output of the steps of one chunk, without the direct path, and the state after them, from the state
-    before.
-    """
+    """Output of one chunk's steps, without the direct path, and the state after them, from the state before."""
     channels = u.shape[1]
     B, C = (repeat(x, "b g n k -> b (g r) k n", r=channels // x.shape[1]) for x in (B, C))
     Abar = torch.exp(delta[..., None] * A[:, None, :])
