@@ -33,23 +33,29 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @final
 class RunFolder:
-    """One run's folder. Making it creates the folder, or checks that it holds the same run.
+    """One run's folder. Making it creates the folder, or checks that it holds the same run and clears up after it.
 
     Args:
         path: the folder.
         config: the run's configuration, of types that JSON has.
         free: names of fields that may change when the run is continued.
+        owner: False in further processes of the same run, which only read.
 
     Raises:
         ValueError: if `path` is a file, cannot be written, or holds a run of another configuration, whose
-        differing
-            fields are named.
+            differing fields are named.
     """
 
-    def __init__(self, path: pathlib.Path, config: dict[str, Any], free: Collection[str] = ()) -> None:
+    def __init__(
+        self, path: pathlib.Path, config: dict[str, Any], free: Collection[str] = (), owner: bool = True
+    ) -> None:
         self.path = path
+        if not owner:
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for unfinished in path.glob(".*.tmp"):
+                unfinished.unlink()
             if (path / CONFIG).exists():
                 _check_same(path, json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
             write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")

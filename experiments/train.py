@@ -207,7 +207,8 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
     torch.manual_seed(config.seed)
     model, dataset = make_model(config)
     with accelerator.main_process_first():
-        folder = RunFolder(out, config.model_dump(mode="json"), free=("save_every", "log_every", "workers"))
+        free = ("save_every", "log_every", "workers")
+        folder = RunFolder(out, config.model_dump(mode="json"), free, owner=rank == 0)
     weights = out / WEIGHTS
     if weights.exists():
         return weights

@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -39,7 +38,13 @@ CONFIG = TrainConfig(
     log_every=2,
     workers=0,
 )
-ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+# A script is no module: the working directory is put on its path by hand.
+ENVIRONMENT = {
+    **os.environ,
+    "ACCELERATE_USE_CPU": "true",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(pathlib.Path(vmp.__file__).parents[1]),
+}
 
 
 def metrics(out: pathlib.Path) -> list[dict[str, float]]:
@@ -113,26 +118,32 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-def test_a_run_killed_in_its_own_process_ends_with_the_same_bits(whole, tmp_path):
-    write_text(tmp_path / "given.json", CONFIG.model_copy(update={"log_every": 1}).model_dump_json())
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(whole, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import io, os, pathlib, signal, sys, torch\n"
+        "from experiments.train import TrainConfig, train\n"
+        "save = torch.save\n"
+        "def save_half_and_die(state, path):\n"
+        "    if state['step'] < 10:\n"
+        "        return save(state, path)\n"
+        "    buffer = io.BytesIO()\n"
+        "    save(state, buffer)\n"
+        "    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "torch.save = save_half_and_die\n"
+        "train(TrainConfig.read(pathlib.Path(sys.argv[1]), workers=1), pathlib.Path(sys.argv[2]))\n"
+    )
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.train", "--config", str(tmp_path / "given.json")]
-    # A pipe that nobody reads for long would stop the process, and a run this short could end before the kill.
-    slowed = [*command, "--out", str(out), "--set", "workers=1"]
-    process = subprocess.Popen(slowed, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text().splitlines()) >= 7:
-            process.kill()
-            break
-        time.sleep(0.002)
-    assert process.wait() == -signal.SIGKILL
-    done = torch.load(out / "checkpoint.pt")["step"]
-    assert done >= 5
-    assert not (out / "weights.safetensors").exists()
-    train(CONFIG.model_copy(update={"log_every": 1}), out)
+    command = [sys.executable, str(script), str(whole / "config.json"), str(out)]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=240).returncode == -signal.SIGKILL
+    assert torch.load(out / "checkpoint.pt")["step"] == 5
+    assert [line["step"] for line in metrics(out)] == [2, 4, 6, 8, 10]
+    assert any(path.name.endswith(".tmp") for path in out.iterdir())
+    train(CONFIG, out)
     assert same_bits(out / "weights.safetensors", whole / "weights.safetensors")
-    assert [line["step"] for line in metrics(out)] == list(range(1, 15))
+    assert metrics(out) == metrics(whole)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
 def test_workers_and_seeds(whole, tmp_path):
@@ -197,9 +208,7 @@ def test_two_processes_do_the_same_as_one(tmp_path):
         "--main_process_port",
         "0",
     ]
-    # The script is no module, and so the working directory is not on its path.
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(pathlib.Path.cwd())}
-    subprocess.run([*launch, *options, str(script), str(tmp_path)], env=environment, check=True, timeout=240)
+    subprocess.run([*launch, *options, str(script), str(tmp_path)], env=ENVIRONMENT, check=True, timeout=240)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     saved, alone = (load_file(tmp_path / name / "weights.safetensors") for name in ("two", "one"))
     for name, value in alone.items():
