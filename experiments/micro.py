@@ -105,6 +105,7 @@ def write_card(folder: pathlib.Path) -> None:
         "tell which way a window moves over a photograph (`experiments/data/photo_pan.py`). They differ in the "
         "variant alone: seed, initial draw, clips and their order are the same.",
         _summary(results),
+        "Minutes are of wall clock, whatever else the machine was doing.",
         f"Accuracy is top-1 on {first['clips']} clips (seed {first['test_seed']}) of the held-out photographs "
         f"{', '.join(first['accuracy_by_photograph'])}; training saw {', '.join(first['training_photographs'])} "
         "alone. The interval is Wilson's, with clips taken as independent: it speaks of other clips of these "
@@ -138,7 +139,8 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
             f"{100 * result['training_accuracy']:.1f}",
             f"{result['parameters']:,}",
             f"{result['bytes'] / 1e6:.2f}",
-            f"{result['seconds'] / 60:.1f} ({result['threads']} threads, {result['cores']} cores)",
+            f"{result['seconds'] / 60:.1f}",
+            f"{result['threads']} of {result['cores']}",
         ]
         for result in results.values()
     ]
@@ -151,7 +153,7 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
             "chance, %",
             "last training batches, %",
         ),
-        *("parameters", "MB", "minutes"),
+        *("parameters", "MB", "minutes of training", "threads, of cores"),
     ]
     return _table(head, rows)
 
