@@ -79,11 +79,12 @@ def attention_figure(result: DecayResult, heatmaps: Sequence[Heatmap]) -> Figure
 def frame_matrix_figure(result: DecayResult, scope: str, layers: Sequence[int]) -> Figure:
     """Frame matrices of some layers, a row each, on one colour scale."""
     directions = result.directions
-    figure = Figure(figsize=(1.2 + 3.8 * len(directions), 3.0 * len(layers)))
+    figure = Figure(figsize=(1.0 + 3.2 * len(directions), 3.0 * len(layers)))
     axes = figure.subplots(len(layers), len(directions), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
         for ax, direction in zip(row, directions, strict=True):
-            plots.plot_frame_matrix(result, layer, direction, scope, ax)
+            plots.plot_frame_matrix(result, layer, direction, scope, ax).set_title(f"layer {layer}, {direction}")
+    figure.suptitle(f"scope {scope}", fontsize="medium")
     images = [ax.images[0] for ax in axes.flat if ax.images]
     if images:
         figure.colorbar(
