@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, final
 
 import numpy as np
@@ -90,7 +90,7 @@ class TrainConfig(BaseModel):
     workers: int = Field(default=1, ge=0)
 
     @classmethod
-    def read(cls, path: pathlib.Path | None, **changes: Any) -> Self:
+    def read(cls, path: pathlib.Path | None, changes: Mapping[str, Any] | None = None) -> Self:
         """The configuration of a JSON file (or the defaults), with those `changes` that are not None.
 
         Raises ValueError, in one line, for a file that cannot be read and a field or value there cannot be.
@@ -99,7 +99,9 @@ class TrainConfig(BaseModel):
             data = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(data, dict):
                 raise ValueError("it must hold an object {...} of fields")
-            return cls(**{**data, **{name: value for name, value in changes.items() if value is not None}})
+            return cls(
+                **{**data, **{name: value for name, value in (changes or {}).items() if value is not None}}
+            )
         except ValidationError as error:
             problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ValueError("the configuration is wrong: " + "; ".join(problems)) from error
@@ -403,26 +405,25 @@ def main(
     root: Annotated[str | None, typer.Option(help="Task video: folder that the list starts from.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other field, as name=value, in JSON.")
+        list[str] | None, typer.Option("--set", help="Any field, as name=value, in JSON.")
     ] = None,
 ) -> None:
     """Train a model, or go on with a run that was stopped or killed. Options go before the file's values."""
     console = Console(stderr=True, soft_wrap=True)
     try:
-        chosen = TrainConfig.read(
-            config,
-            task=task,
-            model=model,
-            variant=variant,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            train_list=train_list,
-            root=root,
-            save_every=save_every,
-            **_parse_settings(settings or []),
-        )
+        flags = {
+            "task": task,
+            "model": model,
+            "variant": variant,
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "train_list": train_list,
+            "root": root,
+            "save_every": save_every,
+        }
+        chosen = TrainConfig.read(config, {**flags, **_parse_settings(settings or [])})
         weights = train(chosen, out, progress=sys.stderr.isatty())
     except Stopped as stopped:
         console.print(str(stopped), markup=False, highlight=False)

@@ -132,7 +132,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(whole
         "    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "torch.save = save_half_and_die\n"
-        "train(TrainConfig.read(pathlib.Path(sys.argv[1]), workers=1), pathlib.Path(sys.argv[2]))\n"
+        "train(TrainConfig.read(pathlib.Path(sys.argv[1]), {'workers': 1}), pathlib.Path(sys.argv[2]))\n"
     )
     out = tmp_path / "run"
     command = [sys.executable, str(script), str(whole / "config.json"), str(out)]
@@ -315,6 +315,8 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--config", "{tmp}/broken.json"), "broken.json: not a configuration in JSON"),
         (("--steps", "0"), "steps: Input should be greater than or equal to 1"),
         (("--set", "stpes=3"), "stpes: Extra inputs are not permitted"),
+        (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
+        (("--set", "path=3"), "path: Extra inputs are not permitted"),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
         (("--task", "cats"), "task: Input should be 'photo-pan'"),
         (("--model", "resnet"), "no model 'resnet'"),
