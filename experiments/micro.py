@@ -44,6 +44,8 @@ _PACKAGES = ("torch", "numpy", "accelerate", "pillow", "scikit-image", "scikit-l
 
 def train_and_judge(variant: str, work: pathlib.Path, out: pathlib.Path, steps: int, clips: int) -> None:
     """Train one variant in `work`, and leave vmp_micro_VARIANT.safetensors and .json in `out`."""
+    # The other core makes clips: two threads that share a core with that wait for each other at every operation.
+    torch.set_num_threads(1)
     config = SETTINGS.model_copy(update={"variant": variant, "steps": steps})
     weights = train(config, work / variant, progress=sys.stderr.isatty())
     checkpoint = out / f"vmp_micro_{variant}.safetensors"
