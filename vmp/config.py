@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vmp.scan.call import Residual
+
 MixerKind = Literal["mamba", "attention"]
 Directions = Literal["forward", "both"]
-Residual = Literal["none", "initial", "elemental"]
 ScanInput = Literal["convolved", "projected"]
 MaskedFirstStep = Literal["carry", "skip_only"]
 NormKind = Literal["rms", "layer"]
