@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "sizes":
             _sizes(options.classes, options.variant)
         else:
-            _inspect(options.path, options.family, options.allow_nonfinite)
+            _inspect(
+                options.path,
+                family=options.family,
+                allow_nonfinite=options.allow_nonfinite,
+                allow_missing=options.allow_missing,
+                allow_unexpected=options.allow_unexpected,
+            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("path")
     inspect.add_argument("--family", choices=FAMILIES, help="where names and shapes fit several families")
     inspect.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
+    for fault in ("missing", "unexpected"):
+        inspect.add_argument(
+            f"--allow-{fault}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"a weight, or a prefix ending in a dot, that may be {fault}; repeatable",
+        )
     return parser
 
 
@@ -53,8 +68,8 @@ def _sizes(classes: int, variant: str | None) -> None:
         )
 
 
-def _inspect(path: str, family: str | None, allow_nonfinite: bool) -> None:
-    loaded = read_checkpoint(path, family=family, allow_nonfinite=allow_nonfinite)
+def _inspect(path: str, **options: Any) -> None:
+    loaded = read_checkpoint(path, **options)
     print(loaded.recognised)
     print(f"parameters      {_count(loaded.model):,}")
     print(f"weights sha256  {loaded.weights_sha256}")

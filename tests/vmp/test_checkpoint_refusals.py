@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.vmp import crafted
+from vmp import create_model
 from vmp.checkpoint import CheckpointError, read_checkpoint
 
 
@@ -280,6 +281,29 @@ def test_weights_that_are_not_finite(tmp_path, value):
     torch.testing.assert_close(model.head.bias.detach(), stored["head.bias"], equal_nan=True)
 
 
+def test_weights_without_dense_values(tmp_path):
+    sparse = weights()
+    sparse["norm_f.weight"] = sparse["norm_f.weight"].to_sparse()
+    assert refusal(saved(tmp_path / "a.pth", sparse)).startswith(
+        ": norm_f.weight is of layout torch.sparse_coo"
+    )
+    empty = weights()
+    empty["norm_f.weight"] = empty["norm_f.weight"].to("meta")
+    assert "on the meta device, without values" in refusal(saved(tmp_path / "b.pth", empty))
+
+
+def test_a_configuration_larger_than_its_weights_is_refused_before_it_is_built(tmp_path):
+    """Built for real, this model would take a million times the memory there is."""
+    model = create_model("vmp_micro", num_classes=2, depth=1)
+    fields = model.config.to_dict() | {"d_model": 50_000_000}
+    save_file(model.state_dict(), tmp_path / "a.safetensors", {"vmp_config": json.dumps(fields)})
+    assert "of another shape" in refusal(tmp_path / "a.safetensors")
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    assert "cannot be read: File name too long" in refusal(tmp_path / ("a" * 300))
+
+
 def test_weights_that_are_whole_numbers(tmp_path):
     stored = weights()
     stored["head.weight"] = stored["head.weight"].to(torch.int8)
@@ -338,6 +362,12 @@ def test_the_command_that_inspects_a_file(tmp_path):
     first, count = out.splitlines()[:2]
     assert first.startswith("VideoMamba video model (2 layers of width 8")
     assert count == f"parameters      {sum(tensor.numel() for tensor in weights().values()):,}"
+
+
+def test_the_command_can_pass_over_what_is_unexpected(tmp_path):
+    path = saved(tmp_path / "model.pth", weights() | {"extra.bias": torch.zeros(2)})
+    assert run("inspect", path)[0] == 2
+    assert run("inspect", path, "--allow-unexpected", "extra.")[0] == 0
 
 
 def test_the_command_refuses_a_bad_file_in_one_line_with_code_2(tmp_path):

@@ -92,13 +92,15 @@ def read_stored(path: str | os.PathLike[str], container: str | None = None) -> S
 
 def _head(path: Path) -> bytes:
     """The first bytes. Raises CheckpointError for what is not a file with something in it."""
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in _WEIGHT_SUFFIXES and p.is_file())
-        hint = (
-            f"name a file in it: {', '.join(inside)}" if inside else "no file in it is a checkpoint by name"
-        )
-        raise CheckpointError(f"{path} is a folder; {hint}")
     try:
+        if path.is_dir():
+            inside = sorted(p.name for p in path.iterdir() if p.suffix in _WEIGHT_SUFFIXES and p.is_file())
+            hint = (
+                f"name a file in it: {', '.join(inside)}"
+                if inside
+                else "no file in it is a checkpoint by name"
+            )
+            raise CheckpointError(f"{path} is a folder; {hint}")
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:

@@ -88,13 +88,16 @@ def read_checkpoint(
     found = recognise(stored, family)
     config, notes = _configure(found, overrides)
     tensors, remarks, fresh = adapt(dict(found.tensors), found.config, config)
-    with torch.random.fork_rng(devices=()):
-        model = build_model(config)
+    # Shapes first, without memory: a file's configuration may ask for far more than its weights fill.
+    with torch.device("meta"):
+        skeleton = build_model(config)
     missing, unexpected = _compare(
-        stored, model, tensors, fresh, _names(allow_missing), _names(allow_unexpected)
+        stored, skeleton, tensors, fresh, _names(allow_missing), _names(allow_unexpected)
     )
     kept = {name: tensor for name, tensor in tensors.items() if name not in unexpected}
     _check_values(stored, kept, allow_nonfinite)
+    with torch.random.fork_rng(devices=()):
+        model = build_model(config)
     model = model.to(dtype or _common_dtype(kept.values()))
     model.load_state_dict(kept, strict=False)
     line = _line(stored, found, config, (*notes, *remarks))
@@ -204,6 +207,9 @@ def _names(names: str | Sequence[str]) -> tuple[str, ...]:
 def _check_values(stored: StoredWeights, tensors: Mapping[str, Tensor], allow_nonfinite: bool) -> None:
     kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "on the meta device, without values" if tensor.is_meta else f"of layout {tensor.layout}"
+            raise CheckpointError(f"{stored.path}: {name} is {kind}; dense weights are needed")
         if tensor.dtype not in kinds:
             raise CheckpointError(
                 f"{stored.path}: {name} is {tensor.dtype}; floating point weights are needed"
@@ -212,7 +218,7 @@ def _check_values(stored: StoredWeights, tensors: Mapping[str, Tensor], allow_no
     if broken and not allow_nonfinite:
         raise CheckpointError(
             f"{stored.path}: {sum(broken.values())} weights are NaN or infinite, in {', '.join(list(broken)[:_LISTED])}"
-            f"; pass allow_nonfinite to read them all the same"
+            f"; allow_nonfinite (--allow-nonfinite on the command line) reads them all the same"
         )
 
 
