@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, final
 
 import numpy as np
@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import vmp
 from experiments.data.clip import ClipDataset
@@ -199,7 +200,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
 
     Raises:
         ValueError: for a model, task or list that is not there, a folder that holds another run, a batch that
-            does not divide among the processes, or a loss that is not finite.
+            does not divide among the processes, a clip that cannot be read, or a loss that is not finite.
         Stopped: if interrupted or terminated, once the state is saved.
     """
     accelerator = Accelerator()
@@ -221,8 +222,12 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
         num_workers=config.workers,
         worker_init_fn=_leave_signals_to_the_parent,
     )
-    with _progress_bar(config, run.step, progress and rank == 0) as show, StopSignal() as stop:
-        for videos, labels in loader:
+    with (
+        _progress_bar(config, run.step, progress and rank == 0) as show,
+        StopSignal() as stop,
+        contextlib.closing(_batches(loader)) as batches,
+    ):
+        for videos, labels in batches:
             run.update(videos, labels)
             show(run.step, run.loss)
             stopping = run.over_processes(stop.number)
@@ -352,6 +357,24 @@ def _parameter_groups(model: vmp.VideoModel, weight_decay: float) -> list[dict[s
         {"params": [p for name, p in named if name not in exempt], "weight_decay": weight_decay},
         {"params": [p for name, p in named if name in exempt], "weight_decay": 0.0},
     ]
+
+
+def _batches(loader: DataLoader[tuple[Tensor, int]]) -> Generator[tuple[Tensor, Tensor]]:
+    """What `loader` yields, until closed: then its workers are gone, whatever happened to the loop over it."""
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    except ValueError as error:
+        if loader.num_workers == 0:
+            raise
+        # A worker's error comes with the worker's traceback before it, in its message.
+        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+    finally:
+        # Left to the end of the process, workers would be asked to terminate, ignore it, and be waited for.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()  # those that a clip still holds up
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

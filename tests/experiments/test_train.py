@@ -1,12 +1,15 @@
 """Training: the schedule, the order of clips, and runs that end with the same bits however they were cut up."""
 
+import contextlib
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from typer.testing import CliRunner
 
 import vmp
 from experiments import train as training
+from experiments.data import PhotoPan
 from experiments.runs import RunFolder, write_text
 from experiments.train import StepBatches, Stopped, StopSignal, TrainConfig, train
 
@@ -337,6 +341,86 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, workers):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    (tmp_path / "list.txt").write_text("bad.mp4 0\nbad.mp4 1\n")
+    flags = (
+        "--task",
+        "video",
+        "--train-list",
+        tmp_path / "list.txt",
+        "--root",
+        tmp_path,
+        "--out",
+        tmp_path / "o",
+    )
+    command = [sys.executable, "-m", "experiments.train", *flags, "--set", f"workers={workers}"]
+    with subprocess.Popen(
+        [*map(str, command)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 2
+    assert errors.startswith(f"error: {tmp_path / 'bad.mp4'}: damaged, or not a video")
+    assert len(errors.splitlines()) == 1
+
+
+def test_no_worker_outlives_a_run_that_fails_even_one_that_a_clip_holds_up(tmp_path, monkeypatch):
+    make_frames = PhotoPan.frames
+
+    def frames_or_sleep(dataset, index):
+        if index == slow:
+            time.sleep(120)
+        return make_frames(dataset, index)
+
+    first, second = list(StepBatches(CONFIG, CONFIG.steps * CONFIG.batch_size, 0))[:2]
+    slow = second[0]
+    assert slow not in first
+    monkeypatch.setattr(PhotoPan, "frames", frames_or_sleep)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    interrupt(monkeypatch, 1, "death")
+    with pytest.raises(MemoryError):
+        train(CONFIG.model_copy(update={"workers": 1}), tmp_path)
+    for process in multiprocessing.active_children():
+        process.join(timeout=5)
+    assert multiprocessing.active_children() == []
+
+
+def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
+    write_text(tmp_path / "given.json", CONFIG.model_copy(update={"workers": 1}).model_dump_json())
+    script = tmp_path / "terminated.py"
+    script.write_text(
+        "import os, signal\n"
+        "import typer\n"
+        "from experiments import train as training\n"
+        "update = training._Run.update\n"
+        "def update_and_terminate(run, *batch):\n"
+        "    update(run, *batch)\n"
+        "    if run.step == 3:\n"
+        "        os.killpg(0, signal.SIGTERM)\n"
+        "training._Run.update = update_and_terminate\n"
+        "typer.run(training.main)\n"
+    )
+    command = [
+        sys.executable,
+        str(script),
+        "--config",
+        str(tmp_path / "given.json"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    ended = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, start_new_session=True
+    )
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr.strip() == "stopped after step 3; the same command goes on from there"
+    assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
 
 
 def test_interrupting_the_command_saves_and_says_so(tmp_path, monkeypatch):
