@@ -1,7 +1,6 @@
 """`python -m analysis.decay`: a checkpoint and clips in, a decay report out."""
 
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.decay.result import DecayResult
 from analysis.decay.run import DEFAULT_CLIPS, DEFAULT_LENGTH, Request, RequestError, check_output, run, write
 from analysis.decay.table import tables
+from analysis.decay.unfinished import Unfinished
 from analysis.inputs import DEFAULT_SOURCE, InputError
 from analysis.results import ResultError, to_json
 
@@ -146,8 +146,11 @@ def _fail(message: str) -> int:
 
 def _run(parsed: Invocation, command: str) -> DecayResult:
     """Probe and write, with a progress bar where standard error is a terminal."""
+    keep = None
     if parsed.out is not None:
         check_output(parsed.out)
+        out = parsed.out.resolve()
+        keep = Unfinished(out.with_name(f"{out.name}.unfinished"))
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -156,12 +159,11 @@ def _run(parsed: Invocation, command: str) -> DecayResult:
         def step(done: str, total: int) -> None:
             progress.update(probing, description=done, total=total, advance=1)
 
-        keep = None if parsed.out is None else parsed.out.with_name(f"{parsed.out.name}.unfinished")
         try:
             result, heatmaps = run(parsed.request, command, step, keep)
-        except (RequestError, InputError):
+        except InputError:
             if keep is not None:
-                shutil.rmtree(keep, ignore_errors=True)
+                keep.discard()
             raise
         if parsed.out is not None and keep is not None:
             drawing = progress.add_task("figures", total=None)
@@ -170,7 +172,7 @@ def _run(parsed: Invocation, command: str) -> DecayResult:
                 progress.update(drawing, description=name, advance=1)
 
             write(result, heatmaps, parsed.out, drawn)
-            shutil.rmtree(keep, ignore_errors=True)
+            keep.discard()
     return result
 
 

@@ -82,14 +82,15 @@ Step = Callable[[str, int], None]
 
 
 def run(
-    request: Request, command: str, step: Step | None = None, keep: Path | None = None
+    request: Request, command: str, step: Step | None = None, keep: Unfinished | None = None
 ) -> tuple[DecayResult, tuple[Heatmap, ...]]:
     """Probe one checkpoint.
 
     Args:
         command: the command line, for the result's provenance.
         step: called after each layer, direction, scope and clip.
-        keep: a folder in which the sums of finished clips wait, so that the same request goes on after a kill.
+        keep: where the sums of finished clips wait, so that the same request goes on after a kill. The caller
+            discards them.
 
     Raises:
         RequestError: a request or a checkpoint that will not do. InputError: a clip that cannot be read. Both
@@ -110,6 +111,8 @@ def run(
     dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
     draw = layers_to_draw(layers)
     source, count, samples = _samples(request, config)
+    if keep is not None:
+        keep.begin(_clips_depend_on(request, loaded))
     total = count * len(layers) * (2 if config.directions == "both" else 1) * len(scopes)
     probed = probe(
         loaded.model.to(device, dtype),
@@ -118,7 +121,7 @@ def run(
         scopes=scopes,
         draw=draw,
         progress=None if step is None else lambda done: step(done, total),
-        unfinished=None if keep is None else Unfinished(keep, _clips_depend_on(request, loaded)),
+        unfinished=keep,
     )
     layout = Layout(
         length=probed.layout.length,

@@ -322,6 +322,33 @@ def test_an_interrupt_while_drawing_leaves_the_clips_that_were_done(
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+def test_a_wrong_request_keeps_an_interrupted_run_and_files_of_others(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    out, unfinished = tmp_path / "report", tmp_path / "report.unfinished"
+    flags = ["--clips", "1", "--layers", "0", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.decay.run.write_figures", interrupt)
+        assert cli.main(["--ckpt", str(checkpoint), *flags]) == 130
+    (unfinished / "thesis.tex").write_text("years of work")
+    before = sorted(unfinished.rglob("*"))
+    assert cli.main(["--ckpt", str(tmp_path / "typo.pt"), *flags]) == 2
+    assert cli.main(["--ckpt", str(checkpoint), "--video", str(tmp_path / "typo.mp4"), *flags]) == 2
+    assert sorted(unfinished.rglob("*")) == before
+    assert cli.main(["--ckpt", str(checkpoint), *flags]) == 0
+    assert [path.name for path in unfinished.iterdir()] == ["thesis.tex"]
+    monkeypatch.setattr(cli, "run", lambda *_: pytest.fail("the probe ran"))
+    (unfinished / "thesis.tex").unlink()
+    unfinished.rmdir()
+    unfinished.write_text("a file")
+    capsys.readouterr()
+    assert cli.main(["--ckpt", str(checkpoint), *flags]) == 2
+    assert "report.unfinished: is a file" in capsys.readouterr().err
+
+
 def test_a_broken_second_video_leaves_nothing(checkpoint, films, tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no film")
