@@ -1,9 +1,10 @@
 """The folder of a run: its configuration, metrics, and checkpoint, each whole at every instant, whatever is killed."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, final
 
 import torch
@@ -35,6 +36,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
 class RunFolder:
     """One run's folder. Making it creates the folder, or checks that it holds the same run and clears up after it.
 
+    The configuration is written before the first metrics or checkpoint and not sooner: a run that fails ahead of them
+    leaves nothing that would refuse a corrected one.
+
     Args:
         path: the folder.
         config: the run's configuration, of types that JSON has.
@@ -49,23 +53,19 @@ class RunFolder:
     def __init__(
         self, path: pathlib.Path, config: dict[str, Any], free: Collection[str] = (), owner: bool = True
     ) -> None:
-        self.path = path
+        self.path, self._config, self._claimed = path, config, False
         if not owner:
             return
-        try:
+        with _naming(path):
             path.mkdir(parents=True, exist_ok=True)
             for unfinished in path.glob(".*.tmp"):
                 unfinished.unlink()
             if (path / CONFIG).exists():
                 _check_same(path, json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
-            write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise ValueError(
-                f"{error.filename or path}: the folder cannot be used: {error.strerror}"
-            ) from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`: tensors and plain Python values."""
+        self._claim()
         write_atomically(self.path / CHECKPOINT, lambda temporary: torch.save(state, temporary))
 
     def load(self) -> dict[str, Any] | None:
@@ -85,14 +85,29 @@ class RunFolder:
     def keep_metrics(self, steps: int) -> None:
         """Drop the lines of metrics after the first `steps` steps, and any that a kill left unfinished."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
-        write_text(path, "".join(kept))
+        with _naming(path):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+            write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
         """Append a line of metrics."""
+        self._claim()
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+
+    def _claim(self) -> None:
+        if not self._claimed:
+            write_text(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
+            self._claimed = True
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename or path}: the folder cannot be used: {error.strerror}") from error
 
 
 def _check_same(path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:

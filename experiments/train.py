@@ -44,6 +44,8 @@ from vmp.config import named_config
 
 WEIGHTS = "weights.safetensors"
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 @final
 class TrainConfig(BaseModel):
@@ -52,6 +54,7 @@ class TrainConfig(BaseModel):
     task             as `experiments.data.tasks.task_dataset` takes it
     model, variant   as `vmp.create_model` takes them; variant None for the model's own
     fields           further fields of `vmp.ModelConfig`: num_frames, image_size, drop_path, ...
+                     (num_classes follows from the task)
     steps            updates of the weights
     batch_size       clips in an update, over all processes
     learning_rate    the highest, reached after `warmup_steps`; then a cosine down to `final_rate` times it
@@ -80,7 +83,7 @@ class TrainConfig(BaseModel):
     warmup_steps: int = Field(default=50, ge=0)
     final_rate: float = Field(default=0.01, ge=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
@@ -243,8 +246,11 @@ def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset]:
     """The model, with fresh weights from torch's global generator, and the clips that it is to learn from.
 
     A task that makes its clips makes steps * batch_size of them, so none is seen twice. Raises ValueError, as
-    `vmp.create_model` and `task_dataset` do.
+    `vmp.create_model` and `task_dataset` do, and for `fields` that name the model or contradict the task.
     """
+    for name, place in (("name", "model"), ("variant", "variant")):
+        if name in config.fields:
+            raise ValueError(f"fields: {name} cannot be among them; give it as {place}")
     shape = named_config(config.model, config.variant, **config.fields)
     dataset = task_dataset(
         config.task,
@@ -257,6 +263,11 @@ def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset]:
         root=config.root,
     )
     fields = {"num_classes": len(dataset.classes), **config.fields}
+    if fields["num_classes"] != len(dataset.classes):
+        raise ValueError(
+            f"fields: num_classes is {fields['num_classes']}, but the task {config.task} has {len(dataset.classes)} "
+            "classes; leave it out"
+        )
     return vmp.create_model(config.model, config.variant, **fields), dataset
 
 

@@ -326,6 +326,15 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--model", "resnet"), "no model 'resnet'"),
         (("--variant", "none"), "no variant 'none'"),
         (("--set", 'fields={"depht": 2}'), "no field depht"),
+        (("--set", 'fields={"num_classes": 3}'), "num_classes is 3, but the task photo-pan has 6 classes"),
+        (("--set", 'fields={"num_classes": 0}'), "num_classes is 0, but the task photo-pan has 6 classes"),
+        (
+            ("--set", 'fields={"variant": "paper"}'),
+            "fields: variant cannot be among them; give it as variant",
+        ),
+        (("--set", 'fields={"name": "mine"}'), "fields: name cannot be among them; give it as model"),
+        (("--set", "betas=[0.9, 1.5]"), "betas.1: Input should be less than 1"),
+        (("--set", "betas=[-0.1, 0.9]"), "betas.0: Input should be greater than or equal to 0"),
         (("--task", "video"), "needs a list of files"),
         (("--task", "video", "--train-list", "{tmp}/none.txt"), "none.txt: the list cannot be read"),
         (("--out", "{tmp}/list.json"), "list.json: the folder cannot be used"),
@@ -341,6 +350,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -421,6 +431,27 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
     assert ended.returncode == 128 + signal.SIGTERM
     assert ended.stderr.strip() == "stopped after step 3; the same command goes on from there"
     assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fields": {**TINY, "channels": 1}}, "the clip has 3 channels"),  # the first step fails
+        ({"betas": (0.9, 1.5)}, "Invalid beta parameter"),  # making the optimiser fails
+    ],
+)
+def test_a_run_that_fails_before_its_first_step_does_not_refuse_the_corrected_one(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        train(CONFIG.model_copy(update=wrong), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    train(CONFIG.model_copy(update={"steps": 1}), tmp_path)
+    assert TrainConfig.read(tmp_path / "config.json").steps == 1
+
+
+def test_a_folder_that_cannot_take_metrics_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: the folder cannot be used: Is a directory"):
+        train(CONFIG, tmp_path)
 
 
 def test_interrupting_the_command_saves_and_says_so(tmp_path, monkeypatch):
