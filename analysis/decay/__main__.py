@@ -124,6 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message())
     except (RequestError, InputError, ResultError) as error:
         return _fail(str(error))
+    except OSError as error:
+        return _fail(
+            ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
+        )
     except KeyboardInterrupt:
         print("interrupted; with --out, the same command goes on where this one stopped", file=sys.stderr)
         return 130

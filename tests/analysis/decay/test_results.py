@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,32 @@ def test_folders_of_others_and_files_are_refused(tmp_path):
         check_replaceable(tmp_path / "thesis.tex", {"a.txt"})
     with pytest.raises(ResultError, match="not a folder that can be written to"):
         check_replaceable(tmp_path / "thesis.tex" / "out", {"a.txt"})
+
+
+def test_folders_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name, message in {
+        ".": "is the current folder",
+        "": "is the current folder",
+        "../link": "is a link to nothing",
+        "x" * 300: "cannot be written to: File name too long",
+        "x" * 245: "cannot be written to: File name too long",
+        "x" * 300 + "/out": "cannot be written to: File name too long",
+        "/proc/foo": "/proc",
+    }.items():
+        with pytest.raises(ResultError, match=message) as caught:
+            check_replaceable(Path(name), {"a.txt"})
+        assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "link"]
+
+
+def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing(tmp_path / "link", {"a.txt"}) as new:
+        (new / "a.txt").write_text("whole")
+    assert (tmp_path / "real" / "a.txt").read_text() == "whole"
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
