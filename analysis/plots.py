@@ -85,7 +85,7 @@ def plot_implicit_attention(
 
 def log_norm(heatmaps: Sequence[Heatmap]) -> LogNorm:
     """A log colour scale over the heatmaps, from their largest weight down to `DECADES` below it."""
-    positive = np.concatenate([h.values[np.isfinite(h.values) & (h.values > 0)] for h in heatmaps])
+    positive = np.concatenate([h.values[_positive(h.values)] for h in heatmaps])
     if positive.size == 0:
         return LogNorm(0.1, 1)
     top = positive.max()
@@ -115,11 +115,12 @@ def plot_frame_lag_profile(result: DecayResult, layer: int, scope: str, ax: Axes
 
 
 def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: str, ax: Axes) -> Axes:
-    few = False
-    for direction in result.directions:
-        curve = result.curve(layer, direction, scope, quantity)
-        if curve is None:
+    found = [result.curve(layer, direction, scope, quantity) for direction in result.directions]
+    curves = [curve for curve in found if curve is not None]
+    for curve in curves:
+        if not _positive(curve.value).any():
             continue
+        direction = curve.direction
         look, few = LOOKS[direction], len(curve.value) <= 32
         lags = np.arange(len(curve.value))
         ax.plot(lags, curve.value, **{**look, "marker": look["marker"] if few else ""}, label=direction)
@@ -129,12 +130,17 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
     if ax.lines:
         ax.set_yscale("log")
     else:
-        _no_data(ax, "no such profile: see the notes")
+        _no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
     ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({WEIGHT_UNITS[scope]})")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """Which entries a log axis can show."""
+    return np.isfinite(values) & (values > 0)
 
 
 def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
@@ -145,7 +151,8 @@ def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
     if rate is None or scale is None:
         return
     lags = np.linspace(1.0, len(curve.value) - 1, 64)
-    low, high = np.nanmin(curve.value[curve.value > 0]), np.nanmax(curve.value)
+    shown = curve.value[_positive(curve.value)]
+    low, high = shown.min(), shown.max()
     line = np.exp(scale - rate * lags)
     # A fit is drawn only as far as the data go.
     line[(line < low / 2) | (line > high * 2)] = np.nan
@@ -226,6 +233,9 @@ def plot_frame_matrix(
     if curve is None:
         _no_data(ax, "no frames to tell apart: see the notes")
         return ax
+    if not np.isfinite(curve.value).any():
+        _no_data(ax, "no data: see the notes")
+        return ax
     ax.imshow(curve.value, vmin=0, vmax=1, origin="upper")
     ax.grid(False)
     frames = len(curve.value)
@@ -249,7 +259,7 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
     ax = _axes(ax)
     for shift, direction in zip((-0.08, 0.08), result.directions, strict=False):
         curve = result.curve(layer, direction, scope, "class_row")
-        if curve is None:
+        if curve is None or not np.isfinite(curve.value).any():
             continue
         kept = result.measurement(layer, direction, scope, "class_self").value
         label = f"{direction}, keeps {kept:.2f}" if kept is not None else f"{direction}, no weight"
@@ -267,7 +277,7 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
         ax.legend(loc="best")
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     else:
-        _no_data(ax, "no class token, or one frame: see the notes")
+        _no_data(ax, "no class token, one frame, or no data: see the notes")
     ax.set(xlabel="key frame t", ylabel="share of the class token's row")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"layer {layer}, scope {scope}")

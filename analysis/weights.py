@@ -51,7 +51,10 @@ def scoped(capture: Capture, scope: str, *, project: bool = False) -> AttentionM
 def normalise(
     weight: Float[Tensor, "*batch r L"],
 ) -> tuple[Float[Tensor, "*batch r L"], Bool[Tensor, "*batch r"]]:
-    """P, float64, and which rows have one: W divided by its row sums; the rows of sum 0 stay 0 and are marked."""
+    """P, float64, and which rows have one: W divided by its row sums; the rows of sum 0 stay 0 and are marked.
+
+    A row whose sum is NaN has no P either.
+    """
     weight = weight.double()
     total = weight.sum(-1)
     valid = total > 0

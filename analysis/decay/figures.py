@@ -83,7 +83,9 @@ def frame_matrix_figure(result: DecayResult, scope: str, layers: Sequence[int]) 
     axes = figure.subplots(len(layers), len(directions), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
         for ax, direction in zip(row, directions, strict=True):
-            plots.plot_frame_matrix(result, layer, direction, scope, ax).set_title(f"layer {layer}, {direction}")
+            plots.plot_frame_matrix(result, layer, direction, scope, ax).set_title(
+                f"layer {layer}, {direction}"
+            )
     figure.suptitle(f"scope {scope}", fontsize="medium")
     images = [ax.images[0] for ax in axes.flat if ax.images]
     if images:

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -65,6 +65,9 @@ WEIGHT_UNITS: Mapping[str, str] = {
 }
 """Unit of the weights W in each scope; the mixer's output is taken before its last projection."""
 
+NONFINITE = "weights are not finite"
+"""The note of a number whose rows of W hold NaN or infinity."""
+
 MOST_UNDEFINED = 0.05
 """An interval is given where at most this share of the resamples leaves the quantity undefined."""
 
@@ -77,7 +80,10 @@ def statistics(
     Profiles, distances and quantiles are averaged over clips first, and the quantity is taken of the average.
     """
     median, p10, p90 = (QUANTILES.index(q) for q in (0.5, 0.1, 0.9))
-    predicted = weights @ sums.predicted
+    # Infinity, of a step of 0, counts where its clip was drawn: 0 times infinity has no value.
+    endless = np.isinf(sums.predicted)
+    predicted = weights @ np.where(endless, 0, sums.predicted)
+    predicted = np.where(weights @ endless > 0, np.inf, predicted)
     distance, uniform = weights @ sums.distance, weights @ sums.uniform
     found = {
         "predicted_half_life_tokens": predicted[:, median],
@@ -148,12 +154,13 @@ def _measurements(sums: ClipSums, layout: Layout, weights: np.ndarray | None) ->
     clips = len(sums.effective_context)
     values = statistics(sums, layout, np.full((1, clips), 1 / clips))
     draws = None if weights is None else statistics(sums, layout, weights)
-    return [
+    nonfinite = not np.isfinite(sums.lag_profile[:, np.asarray(sums.lag_pairs) > 0]).all()
+    found = [
         summarise(
             name,
             values[name][0],
             None if draws is None else draws[name],
-            missing=gap(name, layout) or _why_undefined(name),
+            missing=gap(name, layout) or (NONFINITE if nonfinite else _why_undefined(name)),
             beyond=_beyond(name, layout),
             layer=sums.layer,
             direction=sums.direction,
@@ -162,6 +169,15 @@ def _measurements(sums: ClipSums, layout: Layout, weights: np.ndarray | None) ->
         )
         for name in QUANTITIES
     ]
+    return [_warned(m) for m in found] if nonfinite else found
+
+
+def _warned(m: Measurement) -> Measurement:
+    """The number with a note that weights are not finite, where it was taken of the rows that are."""
+    if m.value is None or m.quantity.startswith("predicted"):
+        return m
+    said = f"{NONFINITE}: rows that hold them are counted here" if m.quantity == "empty_rows" else NONFINITE
+    return replace(m, note="; ".join(filter(None, (said, m.note))))
 
 
 def summarise(

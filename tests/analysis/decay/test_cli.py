@@ -228,8 +228,10 @@ def test_weights_with_nan_are_refused_unless_allowed(tmp_path, capsys):
     flags = ("--ckpt", tmp_path / "nan.pth", "--clips", 1)
     assert cli.main([*map(str, flags)]) == 2
     assert "NaN" in capsys.readouterr().err
-    result = result_of(capsys, *flags, "--allow-nonfinite")
-    assert result.measurement(1, "forward", "ssm", "half_life_tokens").value is None
+    result = result_of(capsys, *flags, "--allow-nonfinite", "--out", tmp_path / "report")
+    half = result.measurement(1, "forward", "ssm", "half_life_tokens")
+    assert (half.value, half.note) == (None, "weights are not finite")
+    assert (tmp_path / "report" / "figures" / "lag_profile_ssm.png").exists()
 
 
 WRONG = {
@@ -294,6 +296,31 @@ def test_a_folder_of_someone_else_is_refused_before_any_work(checkpoint, tmp_pat
     (tmp_path / "thesis.tex").write_text("")
     assert cli.main(["--ckpt", str(checkpoint), "--out", str(tmp_path)]) == 2
     assert "holds 'thesis.tex'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["", ".", "/proc/foo", "x" * 245, "x" * 300, "link"])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    out, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(cli, "run", lambda *_: pytest.fail("the probe ran"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    if out == "link":
+        Path("link").symlink_to("nowhere")
+    assert cli.main(["--ckpt", str(checkpoint), "--out", out]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+
+
+def test_what_the_system_refuses_later_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "report/result.json")
+
+    monkeypatch.setattr(cli, "run", full)
+    assert cli.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "report")]) == 2
+    assert capsys.readouterr().err == "error: report/result.json: No space left on device\n"
 
 
 def test_attention_models_are_refused(tmp_path, capsys):

@@ -109,3 +109,28 @@ def test_an_undefined_number_says_why():
     assert found["half_life_tokens"].value is None
     assert found["half_life_tokens"].note == "no weight at lag 1"
     assert found["decay_rate_tokens"].note == "fewer than 3 lags with 8 pairs and m(k) > 1e-6 m(1)"
+
+
+def test_weights_that_are_not_finite_are_said_to_be_so():
+    sums = exponential_sums(VIDEO, [0.2, 0.3])
+    profile = np.full((2, VIDEO.length), np.nan)
+    broken = type(sums)(**{**vars(sums), "lag_profile": profile, "distance": np.full((2, 3), np.nan)})
+    found, _ = by_name(broken, VIDEO)
+    for name in ("half_life_tokens", "decay_rate_tokens", "mean_distance_tokens", "decay_index_tokens"):
+        assert (found[name].value, found[name].note) == (None, "weights are not finite")
+    assert found["empty_rows"].note == "weights are not finite: rows that hold them are counted here"
+    assert found["effective_context_tokens"].note == "weights are not finite"
+    assert found["predicted_half_life_tokens"].note == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_step_of_zero_gives_an_infinite_prediction_with_an_infinite_interval():
+    sums = exponential_sums(VIDEO, [0.2, 0.3, 0.4])
+    for clips, low in (([0, 1, 2], np.inf), ([0], np.log(2) / 0.4)):
+        predicted = np.array(sums.predicted)
+        predicted[clips] = np.inf
+        found, _ = by_name(type(sums)(**{**vars(sums), "predicted": predicted}), VIDEO)
+        half = found["predicted_half_life_tokens"]
+        assert (half.value, half.high) == (np.inf, np.inf)
+        assert half.low == pytest.approx(low)
+        assert half.note == "infinite: a step of 0"

@@ -1,5 +1,7 @@
 """Figures show the saved numbers, with units and scope on them."""
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -145,3 +147,28 @@ def test_a_text_has_no_frame_figures(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{path.stem}.{kind}" for path in written for kind in ("png", "svg")
     }
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_not_finite_leave_panels_without_data(tmp_path):
+    made = result()
+    curves = tuple(replace(c, value=np.full(c.value.shape, np.nan), low=None, high=None) for c in made.curves)
+    numbers = tuple(replace(m, value=None, low=None, high=None) for m in made.measurements)
+    broken = replace(made, curves=curves, measurements=numbers)
+    heatmap = Heatmap(0, "forward", "ssm", np.full((VIDEO.length,) * 2, np.nan), 1)
+    assert write_figures(broken, [heatmap], tmp_path)
+    for draw in (plots.plot_lag_profile, plots.plot_frame_lag_profile, plots.plot_class_row):
+        ax = draw(broken, 0, "ssm", Figure().subplots())
+        assert "no data" in ax.texts[0].get_text()
+    ax = plots.plot_frame_matrix(broken, 0, "forward", "ssm", Figure().subplots())
+    assert "no data" in ax.texts[0].get_text()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_prediction_is_drawn(tmp_path):
+    made = result()
+    numbers = tuple(
+        replace(m, value=np.inf, low=np.inf, high=np.inf) if m.quantity.startswith("predicted") else m
+        for m in made.measurements
+    )
+    assert write_figures(replace(made, measurements=numbers), [], tmp_path)
