@@ -5,10 +5,11 @@ A source is an entry point of the group "analysis.clips", called as
 T, H, W) normalised as the models expect, ``name`` and ``label``. This package imports none of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -66,6 +67,34 @@ def clips(
             raise InputError(str(error)) from error
 
     return produce()
+
+
+@final
+class DistinctFrames:
+    """Passes samples on and counts, in each clip, the frames that differ in any bit from the one before.
+
+    A video of fewer frames than the model takes is shown with copies, and so is a still one.
+    """
+
+    def __init__(self, samples: Iterable[Sample]):
+        self._samples = samples
+        self._copied: list[str] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self._samples:
+            if sample.tokens.ndim == 4:
+                video = sample.tokens
+                frames = video.shape[1]
+                distinct = 1 + sum(not torch.equal(video[:, t], video[:, t - 1]) for t in range(1, frames))
+                if distinct < frames:
+                    self._copied.append(f"{sample.name} shows {distinct} distinct frames of {frames}")
+            yield sample
+
+    def notes(self) -> tuple[str, ...]:
+        """One note that names every clip with copies among those passed on, or none."""
+        if not self._copied:
+            return ()
+        return (f"Clip {', clip '.join(self._copied)}; lags between copies say nothing of motion.",)
 
 
 def random_tokens(*, vocabulary: int, length: int, count: int, seed: int) -> Iterator[Sample]:

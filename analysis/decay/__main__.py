@@ -57,7 +57,7 @@ def parse(
         list[str] | None, typer.Option(help="ssm (default), mixer, contribution, or all. Repeatable.")
     ] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of the clips and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the clips and the bootstrap.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for JSON, CSV and figures; an earlier one is replaced.")
     ] = None,

@@ -18,7 +18,7 @@ from analysis.decay.measure import measure
 from analysis.decay.probe import Probed, probe
 from analysis.decay.result import DecayResult
 from analysis.decay.unfinished import Unfinished
-from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
+from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, DistinctFrames, Sample, clips, random_tokens
 from analysis.results import (
     CheckpointInfo,
     InputInfo,
@@ -38,6 +38,9 @@ DEFAULT_CLIPS = 8
 DEFAULT_LENGTH = 512
 MOST_DRAWN = 6
 """Layers drawn as heatmaps where more were chosen: the first, the last and some evenly between."""
+
+CLIP_SHAPE = {"num_frames": "--frames", "image_size": "--size"}
+"""Overrides that say what a clip is, and their flags."""
 
 WRITTEN = frozenset({"result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures"})
 """What `write` puts into its folder."""
@@ -98,11 +101,7 @@ def run(
     """
     scopes = parse_scopes(request.scopes)
     device = parse_device(request.device)
-    given = {name: value for name, value in request.overrides if value is not None}
-    try:
-        loaded = read_checkpoint(request.checkpoint, **given)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
+    loaded = _load(request)
     config = loaded.config
     if config.mixer == "attention":
         raise RequestError(f"{request.checkpoint}: its mixers are self-attention, which has no scan to probe")
@@ -111,12 +110,13 @@ def run(
     dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
     draw = layers_to_draw(layers)
     source, count, samples = _samples(request, config)
+    shown = DistinctFrames(samples)
     if keep is not None:
         keep.begin(_clips_depend_on(request, loaded))
     total = count * len(layers) * (2 if config.directions == "both" else 1) * len(scopes)
     probed = probe(
         loaded.model.to(device, dtype),
-        samples,
+        shown,
         layers=layers,
         scopes=scopes,
         draw=draw,
@@ -136,12 +136,41 @@ def run(
         layers=tuple(layers),
         scopes=scopes,
         resamples=request.bootstrap,
-        notes=_notes(layout, layers, draw, len(probed.names), config),
+        notes=(*_notes(layout, layers, draw, len(probed.names), config), *shown.notes()),
         measurements=measurements,
         curves=curves,
         sums=probed.sums,
     )
     return result, probed.heatmaps
+
+
+def _load(request: Request) -> Loaded:
+    given = {name: value for name, value in request.overrides if value is not None}
+    try:
+        return read_checkpoint(request.checkpoint, **given)
+    except ValueError as error:
+        others = {name: value for name, value in given.items() if name not in CLIP_SHAPE}
+        if others != given and _is_language(request.checkpoint, others):
+            raise _no_clips(request) from error
+        raise RequestError(str(error)) from error
+
+
+def _is_language(checkpoint: Path, overrides: dict[str, Any]) -> bool:
+    try:
+        return read_checkpoint(checkpoint, **overrides).config.kind == "language"
+    except ValueError:
+        return False
+
+
+def _no_clips(request: Request) -> RequestError:
+    given = {name for name, value in request.overrides if value is not None}
+    flags = {
+        "--video": bool(request.video),
+        "--data": request.data is not None,
+        **{flag: name in given for name, flag in CLIP_SHAPE.items()},
+    }
+    drop = " and ".join(flag for flag, used in flags.items() if used)
+    return RequestError(f"{request.checkpoint}: is a language model, which takes no clips; drop {drop}")
 
 
 def _clips_depend_on(request: Request, loaded: Loaded) -> dict[str, Any]:
@@ -195,9 +224,9 @@ def parse_device(name: str) -> torch.device:
     """A device that can be used here. Raises RequestError otherwise."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
         raise RequestError(f"--device {name!r} cannot be used: {reason}") from error
     return device
 
@@ -238,10 +267,9 @@ def _samples(request: Request, config: ModelConfig) -> tuple[str, int, Iterator[
     if request.video and request.data is not None:
         raise RequestError("--video and --data were both given; one of them says what the model is shown")
     if config.kind == "language":
-        if request.video or request.data is not None:
-            raise RequestError(
-                f"{request.checkpoint}: is a language model, which takes no clips; drop --video and --data"
-            )
+        shaped = any(name in CLIP_SHAPE and value is not None for name, value in request.overrides)
+        if request.video or request.data is not None or shaped:
+            raise _no_clips(request)
         count = request.clips or DEFAULT_CLIPS
         tokens = random_tokens(
             vocabulary=config.vocab_size,

@@ -190,6 +190,8 @@ def test_a_language_model_says_that_it_saw_random_tokens(tmp_path, capsys):
     assert "token ids drawn uniformly at random, which are no text" in result.notes[0]
     flags = ["--clips", "1", "--layers", "0", "--length", "9"]
     assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), *flags]) == 0
+    # The largest seed that torch takes.
+    assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), *flags, "--seed", str(2**63 - 1)]) == 0
     assert "drawn uniformly at random" in " ".join(capsys.readouterr().out.split())
 
 
@@ -238,6 +240,7 @@ WRONG = {
     "no checkpoint": ([], "--ckpt"),
     "unknown flag": (["--ckpt", "CKPT", "--speed", "9"], "--speed"),
     "not a number": (["--ckpt", "CKPT", "--clips", "many"], "--clips"),
+    "seed beyond 63 bits": (["--ckpt", "CKPT", "--seed", str(2**63)], "--seed"),
     "no clips": (["--ckpt", "CKPT", "--clips", "0"], "--clips"),
     "layer out of range": (["--ckpt", "CKPT", "--layers", "0,7"], "7 is out of range; there are 0 to 1"),
     "negative layer out of range": (["--ckpt", "CKPT", "--layers", "-3"], "-3 is out of range"),
@@ -289,6 +292,36 @@ def test_a_language_model_takes_no_clips(tmp_path, capsys):
     torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
     assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), "--data", "photo-pan"]) == 2
     assert "is a language model, which takes no clips" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [("--frames", "8"), ("--frames", "4"), ("--size", "224"), ("--size", "32")])
+def test_a_language_model_takes_no_shape_of_clips(flag, tmp_path, capsys):
+    torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
+    assert cli.main(["--ckpt", str(tmp_path / "lm.pth"), *flag]) == 2
+    assert f"is a language model, which takes no clips; drop {flag[0]}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["meta", "xla", "vulkan", "hpu", "nonsense"])
+def test_a_device_that_cannot_be_used_is_said_in_a_sentence(device, checkpoint, capsys):
+    assert cli.main(["--ckpt", str(checkpoint), "--device", device]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: --device '{device}' cannot be used: ")
+    assert shown.count("\n") == 1
+    if device != "nonsense":
+        assert len(shown) < 200
+
+
+def test_a_short_video_is_noted(checkpoint, films, tmp_path, capsys):
+    for name in ("2", "4"):
+        (tmp_path / name).mkdir()
+        for t in range(int(name)):
+            grey = np.full((32, 32, 3), 60 * t, dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / name / f"{t}.png")
+    result = result_of(
+        capsys, "--ckpt", checkpoint, "--layers", "0", "--video", tmp_path / "2", tmp_path / "4", films[0]
+    )
+    (note,) = [note for note in result.notes if "distinct frames" in note]
+    assert note == "Clip 2 shows 2 distinct frames of 4; lags between copies say nothing of motion."
 
 
 def test_a_folder_of_someone_else_is_refused_before_any_work(checkpoint, tmp_path, capsys, monkeypatch):
