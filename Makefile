@@ -14,10 +14,12 @@ report: .venv/installed
 	$(BIN)/python -m experiments.report --out report
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-deep: .venv/installed
-	$(BIN)/python -m pytest -n 2 --hypothesis-profile=deep
+	$(BIN)/python -m pytest -n 2 -m "not alone" --hypothesis-profile=deep
+	$(BIN)/python -m pytest -m alone
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -193,6 +193,7 @@ print(time.process_time() - start, peak() - before)
 """
 
 
+@pytest.mark.alone
 def test_a_full_size_direction_within_its_time_and_memory():
     """All reducers at L=1569, D=1152, N=16: 10 s on 2 cores, so 20 s of one core's time, and 500 MB."""
 

@@ -1,15 +1,15 @@
 """The selective scan compiled for the CPU, forward and backward, float32 and float64.
 
 A kernel call takes one job: one batch item and up to `JOB` channels of one group, in blocks of `LANES`
-channels. The channels of a block fill a vector register, so the innermost loop is over them; the states of a
+channels. The channels of a block fill vector registers, so the innermost loop is over them; the states of a
 channel stay in the cache. Jobs share nothing and are cut alike for any number of threads, so that the threads
 change no bit of the result. A block does not cross groups: with fewer than `LANES` channels a group, as for
 constant B and C of shape (D, N), lanes go unused; they hold zeros, which add nothing to the sums over
 channels.
 
 The backward pass keeps the states at chunk boundaries, O(B D N L / CHUNK), and runs each chunk again before
-it goes through it from the end. With G_t[n] the gradient that reaches h_t[n] from later steps and c_t[n] =
-C_t[n] dy_t,
+it goes through it from the end. With G_t[n] the gradient that reaches h_t[n] from later steps and
+c_t[n] = C_t[n] dy_t,
 
     thru_t = G_t + c_t                              the gradient of Abar_t h_{t-1}
     own_t  = thru_t, or G_t with the mask           the gradient of delta_t B_t u_t (+ Abar_t u_t)
@@ -37,8 +37,9 @@ from torch.autograd.function import once_differentiable
 from vmp.scan.call import ScanCall
 
 CHUNK = 64
-LANES = 16
-JOB = 32
+# Channels of a block and of a job, forward and backward. The backward pass keeps more for each lane.
+LANES, JOB = 32, 64
+BACKWARD_LANES, BACKWARD_JOB = 16, 32
 # State updates below which starting threads costs more than it saves.
 SERIAL = 200_000
 
@@ -109,7 +110,7 @@ class _Scan(torch.autograd.Function):
         options = (elemental, mask_diagonal, reverse)
         groups = math.lcm(B.shape[1], C.shape[1])
         arrays = _arrays(*inputs, y, last_state, boundaries)
-        _run(_forward, batch * _jobs(channels, groups), y.numel() * states, (groups, *arrays, *options))
+        _run(_forward, batch * _jobs(channels, groups, JOB), y.numel() * states, (groups, *arrays, *options))
         ctx.save_for_backward(*inputs, boundaries)
         ctx.options = options
         return y, last_state
@@ -122,7 +123,7 @@ class _Scan(torch.autograd.Function):
         batch, channels, _ = u.shape
         states = A.shape[1]
         groups = math.lcm(B.shape[1], C.shape[1])
-        jobs = _jobs(channels, groups)
+        jobs = _jobs(channels, groups, BACKWARD_JOB)
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         dA = torch.empty((batch, channels, states), dtype=u.dtype)
         dB = torch.zeros((batch, jobs, B.shape[2], states), dtype=u.dtype)
@@ -147,9 +148,9 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [x.detach().numpy() for x in tensors]
 
 
-def _jobs(channels: int, groups: int) -> int:
+def _jobs(channels: int, groups: int, size: int) -> int:
     """Jobs a batch item."""
-    return groups * math.ceil(channels // groups / JOB)
+    return groups * math.ceil(channels // groups / size)
 
 
 def _run(kernel: Callable[..., None], jobs: int, updates: int, arguments: tuple[Any, ...]) -> None:
@@ -234,13 +235,13 @@ def _exp_float64(x):
 
 
 @njit(cache=True)
-def _place(job, groups, channels):
+def _place(job, groups, channels, size):
     """The batch item of a job, its number within it, and its first channel and the one after its last."""
     width = channels // groups
-    per_group = (width + JOB - 1) // JOB
+    per_group = (width + size - 1) // size
     item, slot = divmod(job, groups * per_group)
-    first = slot // per_group * width + slot % per_group * JOB
-    return item, slot, first, min(first + JOB, (slot // per_group + 1) * width)
+    first = slot // per_group * width + slot % per_group * size
+    return item, slot, first, min(first + size, (slot // per_group + 1) * width)
 
 
 @njit(cache=True)
@@ -265,7 +266,7 @@ def _store(steps, row, values, begin, count):
 def _forward(job, groups, u, delta, A, B, C, D, h0, y, last_state, boundaries, elemental, mask, reverse):
     channels, length = u.shape[1:]
     N = A.shape[1]
-    item, _, begin, end = _place(job, groups, channels)
+    item, _, begin, end = _place(job, groups, channels, JOB)
     B_g = B[item % B.shape[0], begin * B.shape[1] // channels]
     C_g = C[item % C.shape[0], begin * C.shape[1] // channels]
     for first in range(begin, end, LANES):
@@ -319,15 +320,15 @@ def _backward(
 ):  # fmt: skip
     channels, length = u.shape[1:]
     N = A.shape[1]
-    item, slot, begin, end = _place(job, groups, channels)
+    item, slot, begin, end = _place(job, groups, channels, BACKWARD_JOB)
     B_g = B[item % B.shape[0], begin * B.shape[1] // channels]
     C_g = C[item % C.shape[0], begin * C.shape[1] // channels]
-    history = np.zeros((CHUNK, N, 2, LANES), u.dtype)
-    for first in range(begin, end, LANES):
-        block = slice(first, min(first + LANES, end))
+    history = np.zeros((CHUNK, N, 2, BACKWARD_LANES), u.dtype)
+    for first in range(begin, end, BACKWARD_LANES):
+        block = slice(first, min(first + BACKWARD_LANES, end))
         lanes = block.stop - first
-        state = np.zeros((N, 4, LANES), u.dtype)
-        steps = np.zeros((CHUNK, 7, LANES), u.dtype)
+        state = np.zeros((N, 4, BACKWARD_LANES), u.dtype)
+        steps = np.zeros((CHUNK, 7, BACKWARD_LANES), u.dtype)
         for w in range(lanes):
             dD[item, first + w] = 0
         for n in range(N):
@@ -347,11 +348,11 @@ def _backward(
             for i in range(count):
                 t = count - 1 - i if reverse else i
                 at_B = token + t if B_g.shape[0] > 1 else 0
-                for w in range(LANES):
+                for w in range(BACKWARD_LANES):
                     steps[t, X, w] = steps[t, DELTA, w] * steps[t, U, w]
                 for n in range(N):
                     b = B_g[at_B, n]
-                    for w in range(LANES):
+                    for w in range(BACKWARD_LANES):
                         Abar = _exp(steps[t, DELTA, w] * state[n, A_, w])
                         before = state[n, H, w]
                         own = steps[t, X, w] * b
@@ -371,7 +372,7 @@ def _backward(
                 for n in range(N):
                     b, c = B_g[at_B, n], C_g[at_C, n]
                     db = dc = u.dtype.type(0)
-                    for w in range(LANES):
+                    for w in range(BACKWARD_LANES):
                         Abar = history[t, n, ABAR, w]
                         before = history[t, n, BEFORE, w]
                         thru = state[n, G, w] + c * steps[t, DY, w]

@@ -2,6 +2,7 @@
 speed.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -126,22 +127,25 @@ def test_not_differentiable_twice() -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.alone
 def test_twenty_times_as_fast_as_the_definition(threads: Callable[[int], None]) -> None:
     """Forward at B=1, D=384, N=16, L=1569, mask and residual on, both on the two threads that the target names.
 
-    The least of several runs each, as what else runs only adds to a time.
+    The least of repeated runs each, as what else runs only adds to a time; more rounds where the first are disturbed.
     """
     arguments = problem(1, 384, 16, 1569)
     threads(2)
 
-    def seconds(backend: str, runs: int) -> float:
-        times = []
-        for _ in range(runs):
-            begin = time.perf_counter()
-            selective_scan(**arguments, backend=backend)
-            times.append(time.perf_counter() - begin)
-        return min(times)
+    def seconds(backend: str) -> float:
+        begin = time.perf_counter()
+        selective_scan(**arguments, backend=backend)
+        return time.perf_counter() - begin
 
-    seconds("numba_cpu", 3)
-    compiled = min(seconds("numba_cpu", 20) for _ in range(3))
-    assert seconds("spec", 3) >= 20 * compiled
+    seconds("numba_cpu")
+    compiled = definition = math.inf
+    for _ in range(10):
+        compiled = min(compiled, *(seconds("numba_cpu") for _ in range(20)))
+        definition = min(definition, seconds("spec"))
+        if definition >= 20 * compiled:
+            break
+    assert definition >= 20 * compiled
