@@ -1,8 +1,7 @@
 """Results: frozen, with units and provenance, saved as JSON that loads back exactly.
 
 Two shapes hold every number of a probe: a `Measurement` is one number with its interval, a `Curve` an array
-with pointwise ones. Both name layer, direction, scope, quantity and unit, so that no number is met without
-them.
+with pointwise ones. Both name layer, direction, scope, quantity and unit, so that no number is met without them.
 
 In JSON, null is a gap whose reason stands in the note beside it, "Infinity" a quantity that lies beyond the
 sequence, and "NaN" in an array an entry that has no data (a lag without pairs). Numbers are written with all

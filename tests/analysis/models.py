@@ -5,6 +5,17 @@ import torch
 from vmp.config import ModelConfig
 from vmp.model import LanguageModel, VideoModel
 
+# Fields of `create_model("vmp_micro", ...)` for what runs as a command, where a pass has to take no time.
+TINY = {
+    "d_model": 16,
+    "depth": 2,
+    "d_state": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "tubelet_size": 1,
+}
+
 VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "released")
 
 

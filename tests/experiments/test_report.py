@@ -16,18 +16,10 @@ from analysis.decay.result import DecayResult
 from analysis.results import Measurement, load
 from experiments.report import findings, sources
 from experiments.report.card import read_card
+from tests.analysis.models import TINY
 from vmp import create_model
 from vmp.checkpoint import read_checkpoint, save_checkpoint
 
-TINY = {
-    "d_model": 16,
-    "depth": 2,
-    "d_state": 4,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_frames": 4,
-    "tubelet_size": 1,
-}
 MODELS = ("paper", "videomamba")
 
 

@@ -81,9 +81,7 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
 
 
 class _Scan(torch.autograd.Function):
-    """y and the last state of a scan from step sizes, rows (B or 1, G, L or 1, N) of B and C, and a first
-    state.
-    """
+    """y and the last state of a scan, from step sizes, rows (B or 1, G, L or 1, N) of B and C, and a first state."""
 
     @staticmethod
     def forward(
@@ -210,7 +208,7 @@ def _exp_float32(x):
     p = p * f + np.float32(2.4022648e-01)
     p = p * f + np.float32(6.931472e-01)
     p = p * f + np.float32(1.0)
-    return _times_power_of_two(p, shifted)  # type: ignore[call-arg]
+    return _times_power_of_two(p, shifted)  # type: ignore[call-arg]  # numba passes the context
 
 
 def _exp_float64(x):
@@ -231,7 +229,7 @@ def _exp_float64(x):
     p = p * f + 2.402265069591013e-01
     p = p * f + 6.931471805599453e-01
     p = p * f + 1.0
-    return _times_power_of_two(p, shifted)  # type: ignore[call-arg]
+    return _times_power_of_two(p, shifted)  # type: ignore[call-arg]  # numba passes the context
 
 
 @njit(cache=True)

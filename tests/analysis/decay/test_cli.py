@@ -17,19 +17,10 @@ from analysis.decay import __main__ as cli
 from analysis.decay.heatmaps import load_heatmaps
 from analysis.decay.result import DecayResult
 from analysis.results import from_json, load
+from tests.analysis.models import TINY
 from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
-
-TINY = {
-    "d_model": 16,
-    "depth": 2,
-    "d_state": 4,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_frames": 4,
-    "tubelet_size": 1,
-}
 
 
 @pytest.fixture(scope="module")

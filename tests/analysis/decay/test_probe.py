@@ -8,31 +8,7 @@ from analysis.capture import record
 from analysis.decay.heatmaps import SIDE, block_mean, block_size, load_heatmaps, save_heatmaps
 from analysis.decay.probe import probe
 from analysis.decay.run import RequestError, layers_to_draw, parse_layers, parse_scopes
-from analysis.inputs import InputError, Sample, clip_sources, clips, random_tokens
-from vmp import create_model
-
-TINY = {
-    "d_model": 8,
-    "depth": 2,
-    "d_state": 3,
-    "image_size": 16,
-    "patch_size": 8,
-    "num_frames": 3,
-    "tubelet_size": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(1)
-    return create_model("vmp_micro", variant="paper", num_classes=0, **TINY).double().eval()
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return [
-        Sample(torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(i)), f"s{i}") for i in (0, 1)
-    ]
+from analysis.inputs import InputError, clip_sources, clips, random_tokens
 
 
 def dense_weights(model, sample, layer, direction):

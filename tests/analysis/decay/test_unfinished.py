@@ -7,7 +7,6 @@ from analysis.decay.probe import probe
 from analysis.decay.result import ClipSums
 from analysis.decay.unfinished import Unfinished
 from analysis.results import ResultError
-from tests.analysis.decay.test_probe import model, samples  # noqa: F401  # fixtures
 
 ARGUMENTS = {"layers": [0, 1], "scopes": ["ssm", "contribution"], "draw": [1]}
 
@@ -29,7 +28,7 @@ def unfinished(directory, seed=0):
     return made
 
 
-def test_a_probe_goes_on_where_it_was_stopped(model, samples, tmp_path):  # noqa: F811
+def test_a_probe_goes_on_where_it_was_stopped(model, samples, tmp_path):
     wanted = probe(model, samples, **ARGUMENTS)
     runs = []
     count = model.register_forward_hook(lambda *_: runs.append(1))
