@@ -26,6 +26,10 @@ CHECKED = [
 ]
 install_import_hook(CHECKED, "beartype.beartype")
 
+if not torch.cuda.is_available():
+    # Read by Triton as it meets each kernel, which is after this: without a GPU its interpreter runs them.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 settings.register_profile(
     "fast", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )

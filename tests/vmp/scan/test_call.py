@@ -63,7 +63,7 @@ REFUSED = {
     ),
     "backend": (
         {"backend": "cuda"},
-        r"^backend: met 'cuda', wanted one of 'auto', 'numba_cpu', 'chunked', 'spec'$",
+        r"^backend: met 'cuda', wanted one of 'auto', 'numba_cpu', 'triton_gpu', 'chunked', 'spec'$",
     ),
 }
 
@@ -92,7 +92,12 @@ def test_float32_parameters_beside_float64_input_are_widened() -> None:
 
 
 def test_backends_in_order_of_preference() -> None:
-    assert available_backends() == {"numba_cpu": None, "chunked": None, "spec": None}
+    assert list(available_backends().items()) == [
+        ("numba_cpu", None),
+        ("triton_gpu", None),
+        ("chunked", None),
+        ("spec", None),
+    ]
     assert choose_backend(torch.zeros(1, 2, 3)) == "numba_cpu"
     assert choose_backend(torch.zeros(1, 2, 3), backend="spec") == "spec"
 
@@ -105,9 +110,10 @@ def test_other_devices_are_served_by_torch() -> None:
 
 
 def test_a_missing_dependency_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "vmp.scan.numba_cpu", raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    assert "numba" in (available_backends()["numba_cpu"] or "")
+    for backend, dependency in (("numba_cpu", "numba"), ("triton_gpu", "triton")):
+        monkeypatch.delitem(sys.modules, f"vmp.scan.{backend}", raising=False)
+        monkeypatch.setitem(sys.modules, dependency, None)
+        assert dependency in (available_backends()[backend] or "")
     assert choose_backend(torch.zeros(1, 2, 3)) == "chunked"
     with pytest.raises(ValueError, match=r"^backend: 'numba_cpu' cannot serve this call: .*numba"):
         selective_scan(**arguments(), backend="numba_cpu")
@@ -123,7 +129,9 @@ def test_a_fault_of_our_own_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _modules_as_before() -> Any:
     """The modules that a test took out are back in place after it."""
-    before = {name: importlib.import_module(f"vmp.scan.{name}") for name in ("numba_cpu", "chunked")}
+    before = {
+        name: importlib.import_module(f"vmp.scan.{name}") for name in ("numba_cpu", "triton_gpu", "chunked")
+    }
     yield
     for name, module in before.items():
         sys.modules[f"vmp.scan.{name}"] = module

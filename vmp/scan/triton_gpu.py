@@ -1,0 +1,281 @@
+"""The selective scan as Triton kernels, forward and backward: on a GPU, or on the CPU in Triton's interpreter.
+
+A program is one warp and takes W channels of one batch item, every state of them, through one chunk of the
+steps. Special functions bound the forward pass (one exp2 a state and step; A comes prescaled by log2(e)), so the
+rest has to fit in the issue slots between them:
+
+- The state is a tile [N, W]. The compiler lays it out as the load of A is vectorised: along n, 4 states a lane
+  and 4 lanes a channel; not at all, W = 32, every state of a channel in one lane, the sum over n without a shuffle.
+- u, delta and z come as tiles [W, T], loaded a group of T steps before they are used, in whichever of the two
+  orders they have in memory; bias, softplus and gate act on tiles, once an element. No layout is copied.
+- B and C are packed to rows of N in the dtype that is computed in, so that a row is one vector load; it is small
+  beside u.
+
+Parallelism. Where batch times channels do not fill the device, the sequence is cut into chunks: `chunk_states`
+takes each from a zero state, `carry` goes over the chunks, a chunk's decay being exp2(A sum delta), and `forward`
+starts each chunk from its true state. `plan` cuts by shape and device alone; claim "carry" of docs/math.md says
+that no cut changes the result.
+
+Backward. `forward` keeps a state every K steps. The adjoint is itself a scan, from the end, and is cut and carried
+in the same way. Within a chunk K steps are run again to states T apart, then T steps at a time to every state, and
+through these from the end. The equations are those of `numba_cpu`. Gradients that sum over channels or chunks are
+written apart and summed by torch: no atomics, the same bits every run.
+
+Directions. One launch is one direction: the two of a layer have different inputs (the backward one is convolved
+and projected by itself), and a second launch costs microseconds. Where a direction alone leaves the device idle, chunks
+fill it.
+
+Source: ours; chunks with carried state as in Gu and Dao, arXiv 2312.00752, section 3.3.
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vmp.scan import triton_kernels as kernels
+from vmp.scan.call import ScanCall
+
+# Steps of a group, forward and backward, and between states that are kept for the backward pass.
+T, T_BACKWARD, K = 8, 4, 32
+# Warps a multiprocessor below which the sequence is cut into chunks: two for each of its four schedulers.
+WARPS = 8
+INTERPRETED = not isinstance(kernels.forward, triton.runtime.JITFunction)
+
+if not (INTERPRETED or torch.cuda.is_available()):
+    raise ImportError("torch finds no CUDA device here, and TRITON_INTERPRET=1 is not set")
+
+
+def supports(call: ScanCall) -> str | None:
+    """Why this backend cannot serve `call`: it runs on CUDA devices, or on the CPU in Triton's interpreter."""
+    if call.u.device.type == "cuda" or (INTERPRETED and call.u.device.type == "cpu"):
+        return None
+    return f"u is on {call.u.device} and this backend runs on a CUDA device, or with TRITON_INTERPRET=1 on the CPU"
+
+
+def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
+    """Output (B, D, L) in the dtype of `u` and the state after the last step (B, D, N) in `call.compute_dtype`.
+
+    Gradients by the hand-derived backward pass, once: they are not differentiable again.
+    """
+    if call.u.shape[2] == 0:
+        return torch.zeros_like(call.u), call.initial_state()
+    dtype = call.compute_dtype
+    B, C = (x.to(dtype).transpose(2, 3).contiguous() for x in (call.B, call.C))
+    A, D, bias, h0 = (
+        None if x is None else x.to(dtype).contiguous() for x in (call.A, call.D, call.delta_bias, call.h0)
+    )
+    tensors = (call.u, call.delta, A, B, C, D, call.z, bias, h0)
+    options = Options(
+        softplus=call.delta_softplus,
+        initial=call.residual == "initial",
+        elemental=call.residual == "elemental",
+        mask=call.mask_diagonal,
+        reverse=call.reverse,
+        keep=torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors),
+    )
+    return _Scan.apply(*tensors, options)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a scan that are compiled in."""
+
+    softplus: bool
+    initial: bool
+    elemental: bool
+    mask: bool
+    reverse: bool
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pass is cut: `width` channels a program, `chunk` steps, states vectorised over lanes or in one."""
+
+    width: int
+    chunk: int
+    vector: bool
+
+
+def plan(
+    batch: int, channels: int, groups: int, states: int, length: int, processors: int, *, backward: bool
+) -> Plan:
+    """The cut of a pass over `channels` in `groups` that share rows of B and C, on that many multiprocessors.
+
+    Forward, one pass with every state of a channel in a lane costs least where that fills the device; then 4
+    lanes a channel, as a second pass over chunks would double the exponentials; then chunks. Backward, a program
+    is large, as it sums over its channels, and chunks fill the device.
+    """
+    wanted = WARPS * processors
+    # 16 states a lane: as many as leave registers for a group of steps.
+    wide = max(1, min(32, 512 // triton.next_power_of_2(max(1, states))))
+    thin = max(1, wide // 4)
+
+    def warps(width: int) -> int:
+        return batch * groups * math.ceil(channels // groups / width)
+
+    whole = math.ceil(length / K) * K
+    if not backward and warps(wide) < wanted <= warps(thin):
+        return Plan(thin, whole, vector=True)
+    chunks = math.ceil(wanted / max(1, warps(wide)))
+    return Plan(wide, max(2 * K, math.ceil(length / chunks / K) * K), vector=backward or wide < 32)
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+class _Scan(torch.autograd.Function):
+    """Output and last state of a scan, from rows (B or 1, G, L or 1, N) of B and C."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Float[Tensor, "B D L"],
+        delta: Float[Tensor, "B D L"],
+        A: Float[Tensor, "D N"],
+        B: Float[Tensor, "B1 GB L1 N"],
+        C: Float[Tensor, "B2 GC L2 N"],
+        D: Float[Tensor, "D"] | None,
+        z: Float[Tensor, "B D L"] | None,
+        bias: Float[Tensor, "D"] | None,
+        h0: Float[Tensor, "B D N"] | None,
+        options: Options,
+    ) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
+        batch, channels, length = u.shape
+        states = A.shape[1]
+        # Channels fastest, as the projection that follows a mixer's scan wants them.
+        out = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device).transpose(1, 2)
+        last = A.new_empty((batch, channels, states))
+        kept = A.new_empty((batch, math.ceil(length / K), channels, states)) if options.keep else None
+        cut = _Cut(u, A, B, C, options, backward=False)
+        with _device_of(u):
+            carried = cut.carry(u, delta, None, B, A, bias, h0)
+            kernels.forward[cut.grid](
+                u, delta, z, A, B, C, D, bias, h0, carried, out, last, kept,
+                *u.stride(), *delta.stride(), *_strides(z), *out.stride(), *B.shape[:2], *C.shape[:2], *cut.sizes,
+                MASK=options.mask, INITIAL=options.initial, K=K, **cut.rows, **cut.constants,
+            )  # fmt: skip
+        ctx.save_for_backward(u, delta, A, B, C, D, z, bias, h0, kept)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        return out, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        u, delta, A, B, C, D, z, bias, h0, kept = ctx.saved_tensors
+        options = ctx.options
+        batch, channels, length = u.shape
+        states = A.shape[1]
+        dout = u.new_zeros(()).expand(u.shape) if dout is None else dout
+        dlast = None if dlast is None else dlast.contiguous()
+        cut = _Cut(u, A, B, C, options, backward=True)
+        blocks, chunks, _ = cut.grid
+        du, ddelta, dz = (
+            torch.empty_like(u),
+            torch.empty_like(delta),
+            None if z is None else torch.empty_like(z),
+        )
+        dA = A.new_empty((batch, chunks, channels, states))
+        dB, dC = (
+            A.new_empty((batch, blocks, length, states) if rows else dA.shape) for rows in cut.rows.values()
+        )
+        dD, dbias = (None if x is None else A.new_empty((batch, chunks, channels)) for x in (D, bias))
+        dh0 = None if h0 is None else torch.empty_like(h0)
+        scratch = A.new_empty((batch, chunks, blocks, K // T_BACKWARD, cut.constants["W"], states))
+        with _device_of(u):
+            carried = cut.carry(dout, delta, z, C, A, bias, dlast)
+            kernels.backward[cut.grid](
+                u, delta, z, A, B, C, D, bias, dlast, carried, kept, scratch, dout,
+                du, ddelta, dz, dA, dB, dC, dD, dbias, dh0,
+                *u.stride(), *delta.stride(), *_strides(z), *dout.stride(),
+                *du.stride(), *ddelta.stride(), *_strides(dz), *B.shape[:2], *C.shape[:2], *cut.sizes,
+                MASK=options.mask, INITIAL=options.initial, K=K, **cut.rows, **cut.constants,
+            )  # fmt: skip
+        dB, dC = cut.summed(dB, B), cut.summed(dC, C)
+        dD, dbias = (None if x is None else x.sum((0, 1)) for x in (dD, dbias))
+        return du, ddelta, dA.sum((0, 1)), dB, dC, dD, dz, dbias, dh0, None
+
+
+class _Cut:
+    """How one pass is launched: grid, sizes and compiled-in constants, and the state that enters each chunk."""
+
+    def __init__(
+        self, u: Tensor, A: Tensor, B: Tensor, C: Tensor, options: Options, *, backward: bool
+    ) -> None:
+        batch, channels, length = u.shape
+        states = A.shape[1]
+        rows = [x.shape[2] > 1 for x in (B, C)]
+        groups = math.lcm(*(x.shape[1] for x, varies in zip((B, C), rows, strict=True) if varies))
+        cut = plan(batch, channels, groups, states, length, _processors(u.device), backward=backward)
+        blocks = groups * math.ceil(channels // groups / cut.width)
+        self.grid = (blocks, math.ceil(length / cut.chunk), batch)
+        self.sizes = (channels, length, cut.chunk, groups, 1)
+        self.options, self.backward = options, backward
+        self.constants: dict[str, Any] = {
+            "STATES": states,
+            "N": triton.next_power_of_2(max(1, states)),
+            "W": cut.width,
+            "T": T_BACKWARD if backward else T,
+            "SOFTPLUS": options.softplus,
+            "ELEMENTAL": options.elemental,
+            "REVERSE": options.reverse,
+            "VECTOR": cut.vector,
+            "num_warps": 1,
+            "enable_fp_fusion": True,
+        }
+        self.rows = dict(zip(("B_ROWS", "C_ROWS"), rows, strict=True))
+
+    def carry(
+        self,
+        x: Tensor,
+        delta: Tensor,
+        z: Tensor | None,
+        R: Tensor,
+        A: Tensor,
+        bias: Tensor | None,
+        first: Tensor | None,
+    ) -> Tensor | None:
+        """The state, or adjoint, that enters each chunk, (B, chunks, D, N), or None where there is one chunk.
+
+        `x` with rows `R` is what drives it: u with B, or dy with C.
+        """
+        blocks, chunks, batch = self.grid
+        if chunks == 1:
+            return None
+        carried = A.new_empty((batch, chunks, *A.shape))
+        sums = A.new_empty((batch, chunks, A.shape[0]))
+        kernels.chunk_states[(blocks, chunks - 1, batch)](
+            x, delta, z, A, R, bias, carried, sums,
+            *x.stride(), *delta.stride(), *_strides(z), *R.shape[:2], *self.sizes,
+            ROWS=R.shape[2] > 1, ADJOINT=self.backward, **self.constants,
+        )  # fmt: skip
+        initial = self.options.initial and not self.backward
+        keys = ("STATES", "N", "W", "REVERSE", "num_warps", "enable_fp_fusion")
+        kernels.carry[(triton.cdiv(A.shape[0], self.constants["W"]), batch)](
+            A, x if initial else None, first, carried, sums, *x.stride(), A.shape[0], x.shape[2], chunks,
+            ADJOINT=self.backward, **{key: self.constants[key] for key in keys},
+        )  # fmt: skip
+        return carried
+
+    def summed(self, partial: Tensor, like: Float[Tensor, "B1 G L1 N"]) -> Tensor:
+        """The gradient of `like` from what each program, or for rows constant in time each chunk, found of it."""
+        if like.shape[2] == 1:
+            partial = partial.sum(1)[:, :, None]
+        return partial.unflatten(1, (like.shape[1], -1)).sum(2).sum_to_size(like.shape)
+
+
+def _strides(x: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if x is None else x.stride()
+
+
+def _device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,510 @@
+"""The kernels of `triton_gpu`, whose docstring says how they divide the work; the equations are `numba_cpu`'s.
+
+Shapes are tiles of N states (padded to a power of two), W channels and T steps. Steps are counted in the order in
+which they are taken, from s = 0; tokens as they lie in memory, from 0, so that with REVERSE step s is token
+length - 1 - s and a tile of T ascending tokens is gone through from its end. A pointer may be None, which is
+compiled in. What lies outside of the sequence is loaded as 0, with a step size of 0: it leaves states and
+adjoints as they are.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _sigmoid(x):
+    e = tl.exp2(-tl.abs(x) * LOG2_E)
+    return tl.where(x >= 0, 1.0, e) / (1 + e)
+
+
+@triton.jit
+def _softplus(x):
+    """As torch's, linear above 20. log1p(e) = 2 artanh(e / (2 + e)) by its series, as 1 + e would round e off."""
+    TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 7
+    e = tl.exp2(-tl.abs(x) * LOG2_E)
+    s = e / (2 + e)
+    p = tl.zeros_like(x) + 1.0 / (2 * TERMS + 1)
+    for k in tl.static_range(TERMS):
+        p = p * s * s + 1.0 / (2 * (TERMS - 1 - k) + 1)
+    return tl.where(x > 20, x, tl.maximum(x, 0.0) + 2 * s * p)
+
+
+@triton.jit
+def _place(channels, groups, W: tl.constexpr):
+    """The channels of this program, all of one group, which of them there are, and the first."""
+    width = channels // groups
+    blocks = tl.cdiv(width, W)
+    block = tl.program_id(0)
+    first = block // blocks * width + block % blocks * W
+    d = first + tl.arange(0, W)
+    return d, d < (block // blocks + 1) * width, first
+
+
+@triton.jit
+def _states_at(ptr, d, STATES: tl.constexpr, N: tl.constexpr):
+    """Where the states (D, N) of these channels are, a tile [N, W]."""
+    return ptr + d[None, :] * STATES + tl.arange(0, N)[:, None]
+
+
+@triton.jit
+def _states_mask(ok, STATES: tl.constexpr, N: tl.constexpr):
+    return ok[None, :] & (tl.arange(0, N) < STATES)[:, None]
+
+
+@triton.jit
+def _rates(A_ptr, d, ok, one, STATES: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr):
+    """A log2(e), [N, W], laid out over lanes for the whole kernel: `one` is 1, which the compiler cannot know."""
+    stride = 1 if VECTOR else one
+    at = A_ptr + d[None, :] * STATES + tl.arange(0, N)[:, None] * stride
+    return tl.load(at, mask=_states_mask(ok, STATES, N), other=0.0) * LOG2_E
+
+
+@triton.jit
+def _mask(ok, token, length, T: tl.constexpr):
+    tokens = token + tl.arange(0, T)
+    return ok[:, None] & (tokens >= 0)[None, :] & (tokens < length)[None, :]
+
+
+@triton.jit
+def _tile_at(ptr, d, token, stride_d, stride_l, T: tl.constexpr):
+    return ptr + d[:, None] * stride_d + (token + tl.arange(0, T))[None, :] * stride_l
+
+
+@triton.jit
+def _tile(ptr, d, ok, token, length, stride_d, stride_l, T: tl.constexpr):
+    """T tokens of these channels, [W, T], zero outside of the sequence."""
+    return tl.load(
+        _tile_at(ptr, d, token, stride_d, stride_l, T), mask=_mask(ok, token, length, T), other=0.0
+    )
+
+
+@triton.jit
+def _steps(raw, bias, mask, SOFTPLUS: tl.constexpr):
+    """Step sizes from delta as given. Outside of the sequence they are 0, which leaves a state as it is."""
+    if bias is not None:
+        raw += bias[:, None]
+    if SOFTPLUS:
+        raw = _softplus(raw)
+    return tl.where(mask, raw, 0.0)
+
+
+@triton.jit
+def _halves(x):
+    return tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _quarters(x):
+    lower, upper = _halves(x)
+    x0, x1 = tl.split(lower)
+    x2, x3 = tl.split(upper)
+    return x0, x1, x2, x3
+
+
+@triton.jit
+def _columns(x):
+    """The columns of a tile [W, 4] or [W, 8], each [W]."""
+    if x.shape[1] == 4:
+        return _quarters(x)
+    else:
+        lower, upper = _halves(x)
+        return _quarters(lower) + _quarters(upper)
+
+
+@triton.jit
+def _glued(lower, upper):
+    x = tl.permute(tl.join(lower, upper), (0, 2, 1))
+    return tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
+
+
+@triton.jit
+def _tile_of(x0, x1, x2, x3):
+    return _glued(tl.join(x0, x1), tl.join(x2, x3))
+
+
+@triton.jit
+def _joined(x):
+    """The way back from `_columns`."""
+    lower = _tile_of(x[0], x[1], x[2], x[3])
+    if len(x) == 4:
+        return lower
+    else:
+        return _glued(lower, _tile_of(x[4], x[5], x[6], x[7]))
+
+
+@triton.jit
+def _rows(
+    ptr, b, d, ok, first, batches, groups, channels, length,
+    ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """B or C for this program: the pointer to its first row, or where constant in time the tile [N, W]."""
+    width = channels // groups
+    ptr += (b % batches) * groups * (length if ROWS else 1) * STATES
+    if ROWS:
+        return ptr + (first // width).to(tl.int64) * length * STATES
+    else:
+        return tl.load(_states_at(ptr, d // width, STATES, N), mask=_states_mask(ok, STATES, N), other=0.0)
+
+
+@triton.jit
+def _row(rows, token, length, ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr):
+    """B or C at a token, [N, 1] or [N, W], zero outside of the sequence."""
+    if ROWS:
+        n = tl.arange(0, N)
+        present = tl.where((token >= 0) & (token < length), STATES, 0)
+        return tl.load(rows + token * STATES + n, mask=n < present, other=0.0)[:, None]
+    else:
+        return rows
+
+
+@triton.jit
+def _initial(u_ptr, h0_ptr, b, d, ok, length, u_d, u_l, channels,
+             STATES: tl.constexpr, N: tl.constexpr, REVERSE: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
+    """The state before the first step: h0, the first token's u (`u_ptr` is then not None), or zero."""
+    h = tl.zeros((N, d.shape[0]), dtype)
+    if h0_ptr is not None:
+        at = _states_at(h0_ptr + b * channels * STATES, d, STATES, N)
+        h += tl.load(at, mask=_states_mask(ok, STATES, N), other=0.0)
+    if u_ptr is not None:
+        token = length - 1 if REVERSE else 0
+        h += tl.load(u_ptr + d * u_d + token * u_l, mask=ok, other=0.0).to(dtype)[None, :]
+    return h
+
+
+@triton.jit(do_not_specialize=["one"])
+def chunk_states(
+    x_ptr, delta_ptr, z_ptr, A_ptr, R_ptr, bias_ptr, carried_ptr, sums_ptr,
+    x_b, x_d, x_l, delta_b, delta_d, delta_l, z_b, z_d, z_l, R_batches, R_groups,
+    channels, length, chunk, groups, one,
+    ROWS: tl.constexpr, ADJOINT: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr,
+    T: tl.constexpr, SOFTPLUS: tl.constexpr, ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """What a chunk that begins from a zero state hands to the next, and the sum of its step sizes.
+
+    The adjoint G_{t-1} = Abar_t (G_t + C_t dy_t) goes from the last step to the first.
+    """
+    dtype: tl.constexpr = A_ptr.dtype.element_ty
+    FLIP: tl.constexpr = REVERSE != ADJOINT
+    d, ok, first = _place(channels, groups, W)
+    c, chunks, b = tl.program_id(1), tl.num_programs(1) + 1, tl.program_id(2).to(tl.int64)
+    source = c + 1 if ADJOINT else c
+    target = c if ADJOINT else c + 1
+    A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
+    rows = _rows(R_ptr, b, d, ok, first, R_batches, R_groups, channels, length, ROWS, STATES, N)
+    bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
+    x_ptr += b * x_b
+    delta_ptr += b * delta_b
+    if z_ptr is not None:
+        z_ptr += b * z_b
+    begin = source * chunk
+    count = tl.cdiv(tl.minimum(chunk, length - begin), T)
+    h = tl.zeros((N, W), dtype)
+    total = tl.zeros((W,), dtype)
+    for j in range(count):
+        s = begin + (count - 1 - j if ADJOINT else j) * T
+        token = length - T - s if REVERSE else s
+        x = _tile(x_ptr, d, ok, token, length, x_d, x_l, T).to(dtype)
+        delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
+        delta = _steps(delta, bias, _mask(ok, token, length, T), SOFTPLUS)
+        if z_ptr is not None:
+            z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T).to(dtype)
+            x *= z * _sigmoid(z)
+        total += tl.sum(delta, 1)
+        deltas, xs = _columns(delta), _columns(x)
+        driven = _columns(x * delta)
+        for i in tl.static_range(T - 1 if FLIP else 0, -1 if FLIP else T, -1 if FLIP else 1):
+            Abar = tl.exp2(deltas[i][None, :] * A)
+            row = _row(rows, token + i, length, ROWS, STATES, N)
+            if ADJOINT:
+                h = Abar * (h + xs[i][None, :] * row)
+            elif ELEMENTAL:
+                h = Abar * (h + xs[i][None, :]) + driven[i][None, :] * row
+            else:
+                h = Abar * h + driven[i][None, :] * row
+    carried_ptr += (b * chunks + target) * channels * STATES
+    tl.store(_states_at(carried_ptr, d, STATES, N), h, mask=_states_mask(ok, STATES, N))
+    tl.store(sums_ptr + (b * chunks + source) * channels + d, total, mask=ok)
+
+
+@triton.jit
+def carry(
+    A_ptr, u_ptr, first_ptr, carried_ptr, sums_ptr, u_b, u_d, u_l, channels, length, chunks,
+    ADJOINT: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """From what each chunk hands on to the state that enters it, in place."""
+    dtype: tl.constexpr = A_ptr.dtype.element_ty
+    d = tl.program_id(0) * W + tl.arange(0, W)
+    ok = d < channels
+    b = tl.program_id(1).to(tl.int64)
+    mask = _states_mask(ok, STATES, N)
+    A = _rates(A_ptr, d, ok, 1, STATES, N, True)
+    if u_ptr is not None:
+        u_ptr += b * u_b
+    h = _initial(u_ptr, first_ptr, b, d, ok, length, u_d, u_l, channels, STATES, N, REVERSE, dtype)
+    carried_ptr += b * chunks * channels * STATES
+    sums_ptr += b * chunks * channels
+    c = chunks - 1 if ADJOINT else 0
+    tl.store(_states_at(carried_ptr + c * channels * STATES, d, STATES, N), h, mask=mask)
+    for j in range(1, chunks):
+        left = chunks - j if ADJOINT else j - 1
+        at = _states_at(carried_ptr + (left - 1 if ADJOINT else left + 1) * channels * STATES, d, STATES, N)
+        total = tl.load(sums_ptr + left * channels + d, mask=ok, other=0.0)
+        h = tl.exp2(A * total[None, :]) * h + tl.load(at, mask=mask, other=0.0)
+        tl.store(at, h, mask=mask)
+
+
+@triton.jit(do_not_specialize=["one"])
+def forward(
+    u_ptr, delta_ptr, z_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, h0_ptr, carried_ptr, out_ptr, last_ptr, kept_ptr,
+    u_b, u_d, u_l, delta_b, delta_d, delta_l, z_b, z_d, z_l, out_b, out_d, out_l,
+    B_batches, B_groups, C_batches, C_groups, channels, length, chunk, groups, one,
+    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, STATES: tl.constexpr,
+    N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
+    ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """A chunk's outputs, from the state that enters it; the last chunk's last state; every K-th state to keep."""
+    dtype: tl.constexpr = A_ptr.dtype.element_ty
+    d, ok, first = _place(channels, groups, W)
+    c, chunks, b = tl.program_id(1), tl.num_programs(1), tl.program_id(2).to(tl.int64)
+    inside = _states_mask(ok, STATES, N)
+    A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
+    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N)
+    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N)
+    bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
+    u_ptr += b * u_b
+    delta_ptr += b * delta_b
+    out_ptr += b * out_b
+    if z_ptr is not None:
+        z_ptr += b * z_b
+    if carried_ptr is not None:
+        carried_ptr += (b * chunks + c) * channels * STATES
+        h = tl.load(_states_at(carried_ptr, d, STATES, N), mask=inside, other=0.0)
+    else:
+        first_u = u_ptr if INITIAL else None
+        h = _initial(first_u, h0_ptr, b, d, ok, length, u_d, u_l, channels, STATES, N, REVERSE, dtype)
+    begin = c * chunk
+    end = tl.minimum(begin + chunk, length)
+    token = length - T - begin if REVERSE else begin
+    u_next = _tile(u_ptr, d, ok, token, length, u_d, u_l, T)
+    delta_next = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T)
+    z_next = u_next if z_ptr is None else _tile(z_ptr, d, ok, token, length, z_d, z_l, T)
+    for s in range(begin, end, T):
+        token = length - T - s if REVERSE else s
+        following = token - T if REVERSE else token + T
+        u, delta, z = u_next.to(dtype), delta_next.to(dtype), z_next.to(dtype)
+        u_next = _tile(u_ptr, d, ok, following, length, u_d, u_l, T)
+        delta_next = _tile(delta_ptr, d, ok, following, length, delta_d, delta_l, T)
+        if z_ptr is not None:
+            z_next = _tile(z_ptr, d, ok, following, length, z_d, z_l, T)
+        else:
+            z_next = u_next
+        mask = _mask(ok, token, length, T)
+        delta = _steps(delta, bias, mask, SOFTPLUS)
+        if kept_ptr is not None:
+            if s % K == 0:
+                kept = kept_ptr + (b * tl.cdiv(length, K) + s // K) * channels * STATES
+                tl.store(_states_at(kept, d, STATES, N), h, mask=inside)
+        us, deltas, driven = _columns(u), _columns(delta), _columns(u * delta)
+        ys = ()
+        for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
+            Abar = tl.exp2(deltas[i][None, :] * A)
+            own = driven[i][None, :] * _row(B_rows, token + i, length, B_ROWS, STATES, N)
+            C = _row(C_rows, token + i, length, C_ROWS, STATES, N)
+            if MASK:
+                decayed = Abar * h
+                y = tl.sum(C * decayed, 0)
+                h = decayed + own
+                if ELEMENTAL:
+                    h += Abar * us[i][None, :]
+            else:
+                if ELEMENTAL:
+                    h += us[i][None, :]
+                h = Abar * h + own
+                y = tl.sum(C * h, 0)
+            ys = (y,) + ys if REVERSE else ys + (y,)
+        y = _joined(ys)
+        if D_ptr is not None:
+            y += tl.load(D_ptr + d, mask=ok, other=0.0)[:, None] * u
+        if z_ptr is not None:
+            y *= z * _sigmoid(z)
+        tl.store(_tile_at(out_ptr, d, token, out_d, out_l, T), y, mask=mask)
+    if c == chunks - 1:
+        tl.store(_states_at(last_ptr + b * channels * STATES, d, STATES, N), h, mask=inside)
+
+
+@triton.jit(do_not_specialize=["one"])
+def backward(
+    u_ptr, delta_ptr, z_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, dlast_ptr, carried_ptr, kept_ptr, scratch_ptr,
+    dout_ptr, du_ptr, ddelta_ptr, dz_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dbias_ptr, dh0_ptr,
+    u_b, u_d, u_l, delta_b, delta_d, delta_l, z_b, z_d, z_l, dout_b, dout_d, dout_l,
+    du_b, du_d, du_l, ddelta_b, ddelta_d, ddelta_l, dz_b, dz_d, dz_l,
+    B_batches, B_groups, C_batches, C_groups, channels, length, chunk, groups, one,
+    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, STATES: tl.constexpr,
+    N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
+    ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """A chunk's gradients, from the adjoint that enters it at its end, K steps at a time."""
+    dtype: tl.constexpr = A_ptr.dtype.element_ty
+    d, ok, first = _place(channels, groups, W)
+    block, blocks = tl.program_id(0), tl.num_programs(0)
+    c, chunks, b = tl.program_id(1), tl.num_programs(1), tl.program_id(2).to(tl.int64)
+    part = b * chunks + c
+    n = tl.arange(0, N)
+    inside = _states_mask(ok, STATES, N)
+    A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
+    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N)
+    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N)
+    bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
+    u_ptr += b * u_b
+    delta_ptr += b * delta_b
+    dout_ptr += b * dout_b
+    du_ptr += b * du_b
+    ddelta_ptr += b * ddelta_b
+    if z_ptr is not None:
+        z_ptr += b * z_b
+        dz_ptr += b * dz_b
+    # Within the block of programs, rows of this program; each program writes all of its own.
+    scratch = scratch_ptr + ((part * blocks + block) * (K // T) * W) * STATES
+    slot = tl.arange(0, W)
+
+    G = tl.zeros((N, W), dtype)
+    if carried_ptr is not None:
+        G += tl.load(_states_at(carried_ptr + part * channels * STATES, d, STATES, N), mask=inside, other=0.0)
+    elif dlast_ptr is not None:
+        G += tl.load(_states_at(dlast_ptr + b * channels * STATES, d, STATES, N), mask=inside, other=0.0)
+    dA = tl.zeros((N, W), dtype)
+    dB_all = tl.zeros((N, W), dtype)
+    dC_all = tl.zeros((N, W), dtype)
+    dD = tl.zeros((W,), dtype)
+    dbias = tl.zeros((W,), dtype)
+
+    begin = c * chunk
+    kept_count = tl.cdiv(length, K)
+    intervals = tl.cdiv(tl.minimum(chunk, length - begin), K)
+    for interval in range(intervals):
+        start = begin + (intervals - 1 - interval) * K
+        kept = kept_ptr + (b * kept_count + start // K) * channels * STATES
+        h = tl.load(_states_at(kept, d, STATES, N), mask=inside, other=0.0)
+        # Forward once, to the state before each group of T steps.
+        for g in range(K // T):
+            s = start + g * T
+            token = length - T - s if REVERSE else s
+            tl.store(_states_at(scratch + g * W * STATES, slot, STATES, N), h, mask=inside)
+            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T).to(dtype)
+            delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
+            delta = _steps(delta, bias, _mask(ok, token, length, T), SOFTPLUS)
+            us, deltas, driven = _columns(u), _columns(delta), _columns(u * delta)
+            for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
+                row = _row(B_rows, token + i, length, B_ROWS, STATES, N)
+                Abar = tl.exp2(deltas[i][None, :] * A)
+                if ELEMENTAL:
+                    h += us[i][None, :]
+                h = Abar * h + driven[i][None, :] * row
+        tl.debug_barrier()
+        # Then a group at a time from the end: to the state before each step, and back through these.
+        for back in range(K // T):
+            g = K // T - 1 - back
+            s = start + g * T
+            token = length - T - s if REVERSE else s
+            mask = _mask(ok, token, length, T)
+            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T).to(dtype)
+            raw = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
+            dy = _tile(dout_ptr, d, ok, token, length, dout_d, dout_l, T).to(dtype)
+            if bias is not None:
+                raw += bias[:, None]
+            delta = _steps(raw, None, mask, SOFTPLUS)
+            dout = dy
+            if z_ptr is not None:
+                z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T).to(dtype)
+                gate = _sigmoid(z)
+                dy = dout * z * gate
+            us, deltas, driven, dys = _columns(u), _columns(delta), _columns(u * delta), _columns(dy)
+            h = tl.load(_states_at(scratch + g * W * STATES, slot, STATES, N), mask=inside, other=0.0)
+            before = (h,)
+            for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
+                row = _row(B_rows, token + i, length, B_ROWS, STATES, N)
+                Abar = tl.exp2(deltas[i][None, :] * A)
+                if ELEMENTAL:
+                    h += us[i][None, :]
+                h = Abar * h + driven[i][None, :] * row
+                before = (h,) + before if REVERSE else before + (h,)
+            dxs, exponents, directs, ys = (), (), (), ()
+            for i in tl.static_range(0 if REVERSE else T - 1, T if REVERSE else -1, 1 if REVERSE else -1):
+                B = _row(B_rows, token + i, length, B_ROWS, STATES, N)
+                C = _row(C_rows, token + i, length, C_ROWS, STATES, N)
+                Abar = tl.exp2(deltas[i][None, :] * A)
+                decayed = Abar * before[i + 1 if REVERSE else i]
+                thru = G + C * dys[i][None, :]
+                own = G if MASK else thru
+                seen = decayed if MASK else before[i if REVERSE else i + 1]
+                e = thru * decayed
+                G = Abar * thru
+                if ELEMENTAL:
+                    direct = own * Abar
+                    e += direct * us[i][None, :]
+                    direct = (tl.sum(direct, 0),)
+                    directs = directs + direct if REVERSE else direct + directs
+                dA += e * deltas[i][None, :]
+                if B_ROWS:
+                    at_B = dB_ptr + ((b * blocks + block) * length + token + i) * STATES + n
+                    present = tl.where((token + i >= 0) & (token + i < length), STATES, 0)
+                    tl.store(at_B, tl.sum(own * driven[i][None, :], 1), mask=n < present)
+                else:
+                    dB_all += own * driven[i][None, :]
+                if C_ROWS:
+                    at_C = dC_ptr + ((b * blocks + block) * length + token + i) * STATES + n
+                    present = tl.where((token + i >= 0) & (token + i < length), STATES, 0)
+                    tl.store(at_C, tl.sum(seen * dys[i][None, :], 1), mask=n < present)
+                else:
+                    dC_all += seen * dys[i][None, :]
+                dx = (tl.sum(own * B, 0),)
+                exponent = (tl.sum(e * A, 0),)
+                dxs = dxs + dx if REVERSE else dx + dxs
+                exponents = exponents + exponent if REVERSE else exponent + exponents
+                if z_ptr is not None:
+                    y = (tl.sum(C * seen, 0),)
+                    ys = ys + y if REVERSE else y + ys
+            dx = _joined(dxs)
+            du = dx * delta
+            if ELEMENTAL:
+                du += _joined(directs)
+            if D_ptr is not None:
+                D = tl.load(D_ptr + d, mask=ok, other=0.0)[:, None]
+                du += D * dy
+                dD += tl.sum(dy * u, 1)
+            if z_ptr is not None:
+                y = _joined(ys)
+                if D_ptr is not None:
+                    y += D * u
+                dz = dout * y * gate * (1 + z * (1 - gate))
+                tl.store(_tile_at(dz_ptr, d, token, dz_d, dz_l, T), dz, mask=mask)
+            if INITIAL:
+                if s == 0:
+                    tokens = token + tl.arange(0, T)
+                    is_first = tokens == (length - 1 if REVERSE else 0)
+                    du += tl.where(is_first[None, :], tl.sum(G, 0)[:, None], 0.0)
+            ddelta = dx * u + _joined(exponents) * LN_2
+            if SOFTPLUS:
+                ddelta *= tl.where(raw > 20, 1.0, _sigmoid(raw))
+            if dbias_ptr is not None:
+                dbias += tl.sum(tl.where(mask, ddelta, 0.0), 1)
+            tl.store(_tile_at(du_ptr, d, token, du_d, du_l, T), du, mask=mask)
+            tl.store(_tile_at(ddelta_ptr, d, token, ddelta_d, ddelta_l, T), ddelta, mask=mask)
+        tl.debug_barrier()
+
+    at_part = _states_at(part * channels * STATES, d, STATES, N)
+    tl.store(dA_ptr + at_part, dA, mask=inside)
+    if not B_ROWS:
+        tl.store(dB_ptr + at_part, dB_all, mask=inside)
+    if not C_ROWS:
+        tl.store(dC_ptr + at_part, dC_all, mask=inside)
+    if dD_ptr is not None:
+        tl.store(dD_ptr + part * channels + d, dD, mask=ok)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + part * channels + d, dbias, mask=ok)
+    if dh0_ptr is not None:
+        if c == 0:
+            tl.store(_states_at(dh0_ptr + b * channels * STATES, d, STATES, N), G, mask=inside)
