@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test test-deep check micro clean
+.PHONY: report test test-deep test-gpu check micro clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=/path/to/python3 ...")'
@@ -20,6 +20,10 @@ test: .venv/installed
 test-deep: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "not alone" --hypothesis-profile=deep
 	$(BIN)/python -m pytest -m alone
+
+test-gpu: .venv/installed
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make test-gpu runs the kernels compiled and torch " + torch.__version__ + " finds no CUDA device here; make test runs them in the interpreter")'
+	$(BIN)/python -m pytest tests/vmp/scan
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -25,7 +25,9 @@ class Backend(Protocol):
         """Why this backend cannot serve `call`, or None where it can."""
 
     def scan(self, call: ScanCall) -> tuple[Tensor, Tensor]:
-        """Output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`."""
+        """Output (B, D, L), in `call.compute_dtype` or the dtype of `u`, and the state after the last step (B, D, N)
+        in `call.compute_dtype`.
+        """
 
 
 def available_backends() -> dict[str, str | None]:

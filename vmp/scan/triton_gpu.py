@@ -40,10 +40,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vmp.scan import triton_kernels as kernels
-from vmp.scan.call import ScanCall
+from vmp.scan.call import ScanCall, compute_dtype
 
-# Steps of a group, forward and backward, and between states that are kept for the backward pass.
-T, T_BACKWARD, K = 8, 4, 32
+# Steps of a group, which the kernels are written for, and steps between states that are kept for the backward pass.
+T, K = 4, 32
 # Warps a multiprocessor below which the sequence is cut into chunks: two for each of its four schedulers.
 WARPS = 8
 INTERPRETED = not isinstance(kernels.forward, triton.runtime.JITFunction)
@@ -124,8 +124,10 @@ def plan(
     whole = math.ceil(length / K) * K
     if not backward and warps(wide) < wanted <= warps(thin):
         return Plan(thin, whole, vector=True)
-    chunks = math.ceil(wanted / max(1, warps(wide)))
-    return Plan(wide, max(2 * K, math.ceil(length / chunks / K) * K), vector=backward or wide < 32)
+    # Backward, each of T states is kept beside A, the adjoint and dA: half as many states a lane.
+    width = max(1, wide // 2) if backward else wide
+    chunks = math.ceil(wanted / max(1, warps(width)))
+    return Plan(width, max(2 * K, math.ceil(length / chunks / K) * K), vector=width < 32)
 
 
 def _processors(device: torch.device) -> int:
@@ -152,7 +154,7 @@ class _Scan(torch.autograd.Function):
         batch, channels, length = u.shape
         states = A.shape[1]
         # Channels fastest, as the projection that follows a mixer's scan wants them.
-        out = torch.empty((batch, length, channels), dtype=u.dtype, device=u.device).transpose(1, 2)
+        out = u.new_empty((batch, length, channels), dtype=_stored(u)).transpose(1, 2)
         last = A.new_empty((batch, channels, states))
         kept = A.new_empty((batch, math.ceil(length / K), channels, states)) if options.keep else None
         cut = _Cut(u, A, B, C, options, backward=False)
@@ -166,7 +168,7 @@ class _Scan(torch.autograd.Function):
         ctx.save_for_backward(u, delta, A, B, C, D, z, bias, h0, kept)
         ctx.options = options
         ctx.set_materialize_grads(False)
-        return out, last
+        return out.to(u.dtype), last
 
     @staticmethod
     @once_differentiable
@@ -179,18 +181,15 @@ class _Scan(torch.autograd.Function):
         dlast = None if dlast is None else dlast.contiguous()
         cut = _Cut(u, A, B, C, options, backward=True)
         blocks, chunks, _ = cut.grid
-        du, ddelta, dz = (
-            torch.empty_like(u),
-            torch.empty_like(delta),
-            None if z is None else torch.empty_like(z),
-        )
+        du, ddelta = (torch.empty_like(x, dtype=_stored(x)) for x in (u, delta))
+        dz = None if z is None else torch.empty_like(z, dtype=_stored(z))
         dA = A.new_empty((batch, chunks, channels, states))
         dB, dC = (
             A.new_empty((batch, blocks, length, states) if rows else dA.shape) for rows in cut.rows.values()
         )
         dD, dbias = (None if x is None else A.new_empty((batch, chunks, channels)) for x in (D, bias))
         dh0 = None if h0 is None else torch.empty_like(h0)
-        scratch = A.new_empty((batch, chunks, blocks, K // T_BACKWARD, cut.constants["W"], states))
+        scratch = A.new_empty((batch, chunks, blocks, K // T, cut.constants["W"], states))
         with _device_of(u):
             carried = cut.carry(dout, delta, z, C, A, bias, dlast)
             kernels.backward[cut.grid](
@@ -202,6 +201,8 @@ class _Scan(torch.autograd.Function):
             )  # fmt: skip
         dB, dC = cut.summed(dB, B), cut.summed(dC, C)
         dD, dbias = (None if x is None else x.sum((0, 1)) for x in (dD, dbias))
+        du, ddelta = du.to(u.dtype), ddelta.to(delta.dtype)
+        dz = None if dz is None else dz.to(z.dtype)
         return du, ddelta, dA.sum((0, 1)), dB, dC, dD, dz, dbias, dh0, None
 
 
@@ -224,7 +225,7 @@ class _Cut:
             "STATES": states,
             "N": triton.next_power_of_2(max(1, states)),
             "W": cut.width,
-            "T": T_BACKWARD if backward else T,
+            "T": T,
             "SOFTPLUS": options.softplus,
             "ELEMENTAL": options.elemental,
             "REVERSE": options.reverse,
@@ -271,6 +272,11 @@ class _Cut:
         if like.shape[2] == 1:
             partial = partial.sum(1)[:, :, None]
         return partial.unflatten(1, (like.shape[1], -1)).sum(2).sum_to_size(like.shape)
+
+
+def _stored(x: Tensor) -> torch.dtype:
+    """What a result of the dtype of `x` is stored in: the interpreter would truncate to bfloat16, not round."""
+    return compute_dtype(x.dtype) if INTERPRETED else x.dtype
 
 
 def _strides(x: Tensor | None) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The kernels of `triton_gpu`, whose docstring says how they divide the work; the equations are `numba_cpu`'s.
 
-Shapes are tiles of N states (padded to a power of two), W channels and T steps. Steps are counted in the order in
+Shapes are tiles of N states (padded to a power of two), W channels and T = 4 steps. Steps are counted in the order in
 which they are taken, from s = 0; tokens as they lie in memory, from 0, so that with REVERSE step s is token
 length - 1 - s and a tile of T ascending tokens is gone through from its end. A pointer may be None, which is
 compiled in. What lies outside of the sequence is loaded as 0, with a step size of 0: it leaves states and
@@ -44,9 +44,9 @@ def _place(channels, groups, W: tl.constexpr):
 
 
 @triton.jit
-def _states_at(ptr, d, STATES: tl.constexpr, N: tl.constexpr):
-    """Where the states (D, N) of these channels are, a tile [N, W]."""
-    return ptr + d[None, :] * STATES + tl.arange(0, N)[:, None]
+def _states_at(ptr, d, STATES: tl.constexpr, N: tl.constexpr, stride=1):
+    """Where the states (D, N) of these channels are, a tile [N, W]. `stride` is 1, known to the compiler or not."""
+    return ptr + d[None, :] * STATES + tl.arange(0, N)[:, None] * stride
 
 
 @triton.jit
@@ -56,9 +56,8 @@ def _states_mask(ok, STATES: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def _rates(A_ptr, d, ok, one, STATES: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr):
-    """A log2(e), [N, W], laid out over lanes for the whole kernel: `one` is 1, which the compiler cannot know."""
-    stride = 1 if VECTOR else one
-    at = A_ptr + d[None, :] * STATES + tl.arange(0, N)[:, None] * stride
+    """A log2(e), [N, W]."""
+    at = _states_at(A_ptr, d, STATES, N, 1 if VECTOR else one)
     return tl.load(at, mask=_states_mask(ok, STATES, N), other=0.0) * LOG2_E
 
 
@@ -92,47 +91,19 @@ def _steps(raw, bias, mask, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def _halves(x):
-    return tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), (0, 2, 1)))
-
-
-@triton.jit
-def _quarters(x):
-    lower, upper = _halves(x)
+def _columns(x):
+    """The columns of a tile [W, 4], each [W]: splits of registers, where a tile's order in them allows."""
+    lower, upper = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 2)), (0, 2, 1)))
     x0, x1 = tl.split(lower)
     x2, x3 = tl.split(upper)
     return x0, x1, x2, x3
 
 
 @triton.jit
-def _columns(x):
-    """The columns of a tile [W, 4] or [W, 8], each [W]."""
-    if x.shape[1] == 4:
-        return _quarters(x)
-    else:
-        lower, upper = _halves(x)
-        return _quarters(lower) + _quarters(upper)
-
-
-@triton.jit
-def _glued(lower, upper):
-    x = tl.permute(tl.join(lower, upper), (0, 2, 1))
-    return tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
-
-
-@triton.jit
-def _tile_of(x0, x1, x2, x3):
-    return _glued(tl.join(x0, x1), tl.join(x2, x3))
-
-
-@triton.jit
 def _joined(x):
     """The way back from `_columns`."""
-    lower = _tile_of(x[0], x[1], x[2], x[3])
-    if len(x) == 4:
-        return lower
-    else:
-        return _glued(lower, _tile_of(x[4], x[5], x[6], x[7]))
+    joined = tl.permute(tl.join(tl.join(x[0], x[1]), tl.join(x[2], x[3])), (0, 2, 1))
+    return tl.reshape(joined, (joined.shape[0], 4))
 
 
 @triton.jit
@@ -151,11 +122,16 @@ def _rows(
 
 @triton.jit
 def _row(rows, token, length, ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr):
-    """B or C at a token, [N, 1] or [N, W], zero outside of the sequence."""
+    """B or C at a token, [N, 1] or [N, W]. Outside of the sequence, where it meets a step of 0, the nearest token's:
+    a mask would take an instruction for every two registers.
+    """
     if ROWS:
         n = tl.arange(0, N)
-        present = tl.where((token >= 0) & (token < length), STATES, 0)
-        return tl.load(rows + token * STATES + n, mask=n < present, other=0.0)[:, None]
+        at = rows + tl.minimum(tl.maximum(token, 0), length - 1) * STATES + n
+        if STATES == N:
+            return tl.load(at)[:, None]
+        else:
+            return tl.load(at, mask=n < STATES, other=0.0)[:, None]
     else:
         return rows
 
@@ -281,7 +257,7 @@ def forward(
         z_ptr += b * z_b
     if carried_ptr is not None:
         carried_ptr += (b * chunks + c) * channels * STATES
-        h = tl.load(_states_at(carried_ptr, d, STATES, N), mask=inside, other=0.0)
+        h = tl.load(_states_at(carried_ptr, d, STATES, N, 1 if VECTOR else one), mask=inside, other=0.0)
     else:
         first_u = u_ptr if INITIAL else None
         h = _initial(first_u, h0_ptr, b, d, ok, length, u_d, u_l, channels, STATES, N, REVERSE, dtype)
