@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +12,16 @@ import typer
 from rich.console import Console
 
 from analysis.results import ResultError
+from experiments.bench import gpu
+from experiments.bench import model as whole
+from experiments.bench import reduce as reduction
+from experiments.bench import scan as scan_cpu
+from experiments.bench.gpu import GpuScanBench
 from experiments.bench.report import write_report
 from experiments.bench.results import Recorder, new_run
-from experiments.bench.scan import QUICK, ScanBench, ScanSizes
+from experiments.bench.scan import ScanBench
 from experiments.bench.steps import Step, run_steps
+from experiments.bench.timing import wall
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -41,29 +47,78 @@ def scan(
     results: Results = RESULTS,
 ) -> None:
     """The selective scan: time, growth and memory of every backend and peer."""
-    _run("scan", device, threads, seed, quick, resume, results)
+    _run("scan", _scan, device, threads, seed, quick, resume, results)
+
+
+@app.command()
+def reduce(
+    device: Device = "cpu",
+    threads: Threads = 2,
+    seed: Seed = 0,
+    quick: Quick = False,
+    resume: Resume = False,
+    results: Results = RESULTS,
+) -> None:
+    """One pass over the implicit attention: time, memory and growth; rows and columns."""
+    _run("reduce", _reduce, device, threads, seed, quick, resume, results)
+
+
+@app.command()
+def model(
+    threads: Threads = 2,
+    seed: Seed = 0,
+    quick: Quick = False,
+    resume: Resume = False,
+    results: Results = RESULTS,
+) -> None:
+    """A whole model with and without its scan, and a training step, by part; on the CPU."""
+    _run("model", _model, "cpu", threads, seed, quick, resume, results)
+
+
+Make = Callable[[str, bool, int], tuple[list[Step], dict[str, str]]]
+"""From device, quick and seed to the steps, and what each subject stands for."""
 
 
 def _run(
-    subcommand: str, device: str, threads: int, seed: int, quick: bool, resume: bool, results: Path
+    subcommand: str,
+    make: Make,
+    device: str,
+    threads: int,
+    seed: int,
+    quick: bool,
+    resume: bool,
+    results: Path,
 ) -> None:
     torch.set_num_threads(threads)
     console = Console(stderr=True, soft_wrap=True)
     with _one_line_errors(console):
-        steps, names = _steps(subcommand, device, quick, seed)
+        _check_device(device)
+        steps, names = make(device, quick, seed)
         command = shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
         recorder = Recorder(results, new_run(subcommand, device, quick, seed, command, names), resume)
         run_steps(steps, recorder, console)
     typer.echo(recorder.path)
 
 
-def _steps(subcommand: str, device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
-    if device not in ("cpu", "cuda"):
-        raise ResultError(f"--device {device}: it must be cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ResultError("--device cuda: torch finds no CUDA device on this machine")
-    bench = ScanBench(QUICK if quick else ScanSizes(), seed)
+def _scan(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
+    bench = (
+        ScanBench(scan_cpu.QUICK if quick else scan_cpu.ScanSizes(), seed)
+        if device == "cpu"
+        else GpuScanBench(gpu.QUICK if quick else gpu.GpuSizes(), seed)
+    )
     return bench.steps(), {subject.name: subject.says for subject in bench.subjects}
+
+
+def _reduce(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
+    sizes = reduction.QUICK if quick else reduction.ReduceSizes()
+    clock = wall if device == "cpu" else gpu.events
+    bench = reduction.ReduceBench(sizes, seed, device, clock)
+    return bench.steps(), {name: says for name, says in reduction.SAYS.items() if name in bench.subjects}
+
+
+def _model(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
+    bench = whole.ModelBench(whole.QUICK if quick else whole.ModelSizes(), seed)
+    return bench.steps(), whole.SAYS
 
 
 @app.command()
@@ -77,6 +132,13 @@ def report(
     with _one_line_errors(console):
         write_report(results, out, figures)
     typer.echo(out)
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise ResultError(f"--device {device}: it must be cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResultError("--device cuda: torch finds no CUDA device on this machine")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,9 @@ from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+import vmp
 from experiments.bench.results import Measured, Row
 
 FIRST_CALLS = """
@@ -29,6 +32,22 @@ for quantity in ("forward", "forward+backward"):
 print(json.dumps(took))
 """
 """In a new process: seconds of the import, and of the first call of each kind."""
+
+
+def exp_error(group: str) -> Measured:
+    """The exponential of the compiled scan against float64's, over every size of argument with a normal result.
+
+    A scan of one step from state 1, without input, gives exp(delta A) itself. What is kept is the largest of
+    relative error / eps - |x|: rounding x log2(e) alone moves the result by up to |x| eps / 2 at either end.
+    """
+    values = torch.cat([torch.linspace(0, 87.3, 2**17), torch.logspace(-20, 1.94, 2**17)])
+    x = values.reshape(1, -1, 1)
+    u, A, h0 = torch.zeros_like(x), -torch.ones(x.shape[1], 1), torch.ones(1, x.shape[1], 1)
+    B = C = torch.ones(1, 1, 1)
+    got = vmp.selective_scan(u, x, A, B, C, h0=h0, backend="numba_cpu")
+    exact = torch.exp(-x.double())
+    error = (got.double() / exact - 1).abs() / torch.finfo(torch.float32).eps - x.double()
+    return Measured((Row(group, "numba_cpu", "error", "eps", samples=(error.max().item(),)),))
 
 
 def first_call(group: str) -> Measured:

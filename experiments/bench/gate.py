@@ -5,6 +5,7 @@ subject was given; a plain subject with the plain scan.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -56,7 +57,8 @@ def definition(inputs: ScanInputs, plain: bool) -> tuple[Tensor, tuple[Tensor, .
     options: dict[str, Any] = {} if plain else OPTIONS
     exact = inputs.double()
     leaves = [x.detach().requires_grad_() for x in exact.tensors()]
-    out = vmp.selective_scan(*leaves, backend="spec", **options)
+    scan = partial(vmp.selective_scan, backend="spec", **options)
+    out = scan(*leaves)
     return out.detach(), torch.autograd.grad(out, leaves, exact.dy)
 
 
@@ -90,5 +92,9 @@ def failure(checks: tuple[Check, ...]) -> str:
     worst = max(
         failed, key=lambda check: check.deviation if check.deviation == check.deviation else float("inf")
     )
-    what = "output" if worst.tensor == "out" else f"gradient of {worst.tensor}"
+    what = (
+        f"gradient of {worst.tensor}"
+        if worst.tensor in NAMES
+        else {"out": "output"}.get(worst.tensor, worst.tensor)
+    )
     return f"FAILED: {what} is {worst.deviation:.3g} eps from the float64 specification, {worst.allowed:g} allowed"

@@ -18,6 +18,9 @@ from vmp.scan import available_backends, choose_backend
 OPTIONS: dict[str, Any] = {"residual": "elemental", "mask_diagonal": True}
 """What is switched on in a scan that is not plain."""
 
+COMPARED_PLAIN = ("numba_cpu", "triton_gpu")
+"""Backends that are timed without options too, as the kernels of others are."""
+
 
 @final
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Subject:
 
 
 def subjects(device: str) -> tuple[Subject, ...]:
-    """Our backends, then the token loop, then the packages of others."""
+    """Our backends, the compiled ones plain too, then the token loop, then the packages of others."""
     like = torch.zeros(1, 1, 1, device=device)
     own = []
     for name in available_backends():
@@ -91,7 +94,7 @@ def subjects(device: str) -> tuple[Subject, ...]:
             absent = str(error).removeprefix("backend: ")
         loops = name == "spec"
         own.append(_own(name, absent, loops=loops))
-        if not loops:
+        if name in COMPARED_PLAIN:
             own.append(_own(name, absent, plain=True))
     return (*own, _token_loop(), *((_mamba_ssm(),) if device == "cuda" else (_mambapy(), _transformers())))
 

@@ -1,6 +1,7 @@
 """Time against L of every backend and peer, log-log, with the slope of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from analysis.plots import styled
 from experiments.bench.results import Run
 from experiments.bench.scan import QUANTITIES
-from experiments.bench.targets import slope
+from experiments.bench.verdicts import slope
 
 LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -31,18 +32,18 @@ def plot_growth(run: Run, quantity: str, ax: Axes | None = None) -> Axes:
     """Median seconds against L of one run, with the power of L that fits each subject in the legend."""
     ax = plt.subplots()[1] if ax is None else ax
     points = growth_points(run, quantity)
-    for look, (subject, curve) in zip(LOOKS, points.items(), strict=False):
+    for look, (subject, curve) in zip(cycle(LOOKS), points.items(), strict=False):
         lengths, times = zip(*curve, strict=True)
-        power = f"L^{slope(lengths, times):.2f}" if len(curve) > 1 else "one length"
+        power = f"$L^{{{slope(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
         ax.plot(lengths, times, label=f"{subject} ({power})", **look)
     ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
-    ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device}")
+    ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
     ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
     ax.xaxis.set(
         major_locator=FixedLocator(ticks), minor_locator=NullLocator(), minor_formatter=NullFormatter()
     )
     ax.set_xticklabels([f"{tick:,}" for tick in ticks])
-    ax.legend(loc="upper left", fontsize=7)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
 
 
@@ -62,7 +63,7 @@ def save_plot(runs: Iterable[Run], folder: Path) -> Path | None:
     scans = [run for run in runs if run.subcommand == "scan" and growth_points(run, QUANTITIES[0])]
     if not scans:
         return None
-    figure, axes = plt.subplots(len(scans), 2, figsize=(9, 4.2 * len(scans)), squeeze=False, sharey="row")
+    figure, axes = plt.subplots(len(scans), 2, figsize=(9, 5 * len(scans)), squeeze=False, sharey="row")
     for run, pair in zip(scans, axes, strict=True):
         for quantity, ax in zip(QUANTITIES, pair, strict=True):
             plot_growth(run, quantity, ax)

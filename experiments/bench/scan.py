@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from pydantic import JsonValue
 
-from experiments.bench.compiled import assembly, first_call, kernel_resources
+from experiments.bench.compiled import assembly, exp_error, first_call, kernel_resources
 from experiments.bench.gate import Gate, compare, definition, failure
 from experiments.bench.inputs import ScanInputs, draw
 from experiments.bench.peers import Subject, subjects
@@ -32,26 +32,27 @@ class ScanSizes:
     states: int = 16
     length: int = 1569
     lengths: tuple[int, ...] = (196, 392, 784, 1569, 3136, 6272, 12544, 25088, 50176)
+    memory_lengths: tuple[int, ...] = lengths
     all_states: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     loop_length: int = 392
     budget: float = 5.0
 
 
-QUICK = ScanSizes(8, 4, 64, (32, 64), (1, 4), 33, 0.02)
+QUICK = ScanSizes(8, 4, 65, (32, 64), (64,), (1, 4), 33, 0.02)
 
 
 @final
 class ScanBench:
     """The steps of `scan`, and what they share: the inputs and the gate.
 
-    ``among`` are the subjects that are timed, all of `subjects("cpu")` by default; the first is the one that steps of
-    one subject are about.
+    ``among`` are the subjects that are timed, all of `subjects("cpu")` by default. Steps of one subject are about
+    `FIRST`.
     """
 
     def __init__(self, sizes: ScanSizes, seed: int, among: Sequence[Subject] | None = None) -> None:
         self.sizes, self.seed = sizes, seed
         self.subjects = tuple(subjects("cpu") if among is None else among)
-        self.first = self.subjects[0]
+        self.first = next((s for s in self.subjects if s.name == FIRST), self.subjects[0])
         self.gate = Gate("gate", self._gated)
 
     def steps(self) -> list[Step]:
@@ -61,9 +62,13 @@ class ScanBench:
             Step("gate", self._gate),
             *(Step(quantity, partial(self._timings, quantity)) for quantity in QUANTITIES),
             *(Step(f"growth L={length}", partial(self._growth, length)) for length in lengths),
-            *(Step(f"memory L={length}", partial(self._memory, length)) for length in lengths),
+            *(
+                Step(f"memory L={length}", partial(self._memory, length))
+                for length in self.sizes.memory_lengths
+            ),
             Step("states", self._states),
             Step("decay", self._decay),
+            Step("exp", lambda show: exp_error("exp")),
             Step("first call", lambda show: first_call("first call")),
             Step("assembly", lambda show: assembly("assembly")),
             Step("kernel resources", lambda show: kernel_resources("kernel resources")),
@@ -109,8 +114,10 @@ class ScanBench:
 
     def _too_long(self, inputs: ScanInputs, quantity: str, subject: Subject) -> str:
         gradients = quantity != "forward"
-        if gradients and subject.loops and subject.held[0] and inputs.u.shape[2] > self.sizes.length:
-            return f"not timed: its backward pass grows as L squared, beyond L={self.sizes.length}"
+        if gradients and subject.loops and subject.held[0] and inputs.u.shape[2] >= self.sizes.length:
+            return (
+                f"not timed: its backward pass grows as L squared; L={self.sizes.length} is timed once, above"
+            )
         needed = subject.held[gradients] * inputs.u.numel() * self.sizes.states * inputs.u.itemsize
         if needed > MOST_BYTES:
             return f"not timed: it takes about {needed / 1e9:.0f} GB, above {MOST_BYTES / 1e9:.0f} GB"
