@@ -14,7 +14,7 @@ from experiments.bench.peers import Subject, subjects
 from experiments.bench.results import Check, Measured, Row
 from experiments.bench.scan import QUANTITIES
 from experiments.bench.steps import Show, Step, time_scans
-from experiments.bench.timing import Call
+from experiments.bench.timing import Call, Clock
 
 FIRST = "triton_gpu"
 """The backend that the targets are for."""
@@ -52,11 +52,18 @@ def events(call: Call) -> float:
 
 @final
 class GpuScanBench:
-    """The steps of `scan` on a GPU."""
+    """The steps of `scan` on a GPU, timed by CUDA events; device and clock are others in tests only."""
 
-    def __init__(self, sizes: GpuSizes, seed: int, among: Sequence[Subject] | None = None) -> None:
-        self.sizes, self.seed = sizes, seed
-        self.subjects = tuple(subjects("cuda") if among is None else among)
+    def __init__(
+        self,
+        sizes: GpuSizes,
+        seed: int,
+        among: Sequence[Subject] | None = None,
+        device: str = "cuda",
+        clock: Clock = events,
+    ) -> None:
+        self.sizes, self.seed, self.device, self.clock = sizes, seed, device, clock
+        self.subjects = tuple(subjects(device) if among is None else among)
         self.gate = Gate("gate", lambda subject: self._draw(1, sizes.gate_length))
 
     def steps(self) -> list[Step]:
@@ -74,7 +81,7 @@ class GpuScanBench:
     def _draw(self, batch: int, length: int) -> ScanInputs:
         sizes = self.sizes
         return draw(
-            batch, sizes.channels, sizes.states, length, seed=self.seed, dtype=sizes.dtype, device="cuda"
+            batch, sizes.channels, sizes.states, length, seed=self.seed, dtype=sizes.dtype, device=self.device
         )
 
     def _gate(self, show: Show) -> Measured:
@@ -101,7 +108,7 @@ class GpuScanBench:
                 inputs,
                 self.gate,
                 budget=budget,
-                clock=events,
+                clock=self.clock,
                 refuse=lambda subject: (
                     f"not timed: a loop over more than {longest} tokens"
                     if subject.loops and inputs.u.shape[2] > longest

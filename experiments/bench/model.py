@@ -1,10 +1,10 @@
 """`model`: a whole model with and without its scan, and a training step, by part."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, final
@@ -74,17 +74,22 @@ class ModelBench:
         config = model.config
         return model, torch.randn(1, config.channels, config.num_frames, config.image_size, config.image_size)
 
-    @torch.no_grad()
     def _gate(self, show: Show) -> Measured:
+        return Measured(checks=self._checks)
+
+    @functools.cached_property
+    @torch.no_grad()
+    def _checks(self) -> tuple[Check, ...]:
         """The logits against the same model in float64 with the specification's scan."""
         model, clip = self._model()
+        says = self._says(model, clip)
         got = model(clip)
         exact = model.double()
         for module in exact.modules():
             if isinstance(module, MambaMixer):
                 module.backend = "spec"
         gap = deviation(got, exact(clip.double()))
-        return Measured(checks=(Check("gate", WHOLE, "logits", self._says(model, clip), gap, ALLOWED),))
+        return (Check("gate", WHOLE, "logits", says, gap, ALLOWED),)
 
     def _says(self, model: vmp.VideoModel, clip: Tensor) -> str:
         frames, size = clip.shape[2], clip.shape[3]
@@ -94,7 +99,7 @@ class ModelBench:
     def _whole(self, show: Show) -> Measured:
         model, clip = self._model()
         group, case = "whole model", {"inputs": self._says(model, clip)}
-        problem = failure(self._gate(show).checks)
+        problem = failure(self._checks)
         if problem:
             return Measured((Row(group, WHOLE, "forward", "s", dict(case), problem=problem),))
 
@@ -128,7 +133,11 @@ class ModelBench:
                 config, Accelerator(cpu=True), model, RunFolder(Path(folder), config.model_dump(mode="json"))
             )
             phases = Phases(run)
-            interleave({"step": partial(phases.step, videos, labels)}, budget=self.sizes.budget / 3, most=100)
+            interleave(
+                {"step": functools.partial(phases.step, videos, labels)},
+                budget=self.sizes.budget / 3,
+                most=100,
+            )
             rows = [
                 Row(group, name, "phase of a step", "s", dict(case), tuple(taken))
                 for name, taken in phases.after_warm_up().items()

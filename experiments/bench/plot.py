@@ -66,7 +66,7 @@ def save_plot(runs: Iterable[Run], folder: Path) -> Path | None:
     figure, axes = plt.subplots(len(scans), 2, figsize=(9, 5 * len(scans)), squeeze=False, sharey="row")
     for run, pair in zip(scans, axes, strict=True):
         for quantity, ax in zip(QUANTITIES, pair, strict=True):
-            plot_growth(run, quantity, ax)
+            plot_growth(run, quantity, ax).label_outer(remove_inner_ticks=False)
     for suffix in ("png", "svg"):
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
         figure.savefig(folder / f"growth.{suffix}", metadata=metadata)

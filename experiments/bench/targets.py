@@ -37,7 +37,8 @@ def growth(kind: str, quantity: str, show: Callable[[float], str]) -> Judge:
         values = [saved.median("scan", f"{kind} L={length}", FIRST, quantity) for length in SIZES.lengths]
         power = slope(SIZES.lengths, values)
         late = slope(SIZES.lengths[-4:], values[-4:])
-        figure = f"slope {power:.2f}, of the last four {late:.2f}; {show(values[0])} at {SIZES.lengths[0]}, {show(values[-1])} at {LONGEST:,}"
+        ends = f"{show(values[0])} at {SIZES.lengths[0]}, {show(values[-1])} at {LONGEST:,}"
+        figure = f"slope {power:.2f}, of the last four {late:.2f}; {ends}"
         return Verdict(figure, power <= 1 + SLACK)
 
     return judge

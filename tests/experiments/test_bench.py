@@ -9,16 +9,16 @@ import torch
 from typer.testing import CliRunner
 
 from experiments.bench import __main__ as cli
+from experiments.bench import gpu, scan
 from experiments.bench import model as whole
 from experiments.bench import reduce as reduction
-from experiments.bench import scan
 from experiments.bench.compiled import count_widths, exp_error
 from experiments.bench.gpu import GpuSizes, work
 from experiments.bench.inputs import draw
 from experiments.bench.peers import Subject, subjects, token_loop
 from experiments.bench.plot import growth_points
 from experiments.bench.results import Check, Machine, Measured, Recorder, Row, Run, find_runs
-from experiments.bench.timing import interleave, peak_bytes
+from experiments.bench.timing import interleave, peak_bytes, wall
 from experiments.bench.verdicts import amount, seconds, slope
 
 MACHINE = Machine("a processor", 2, 2, 256, 8.0, "Linux x86_64", None)
@@ -250,6 +250,24 @@ def test_an_empty_folder_leaves_every_target_unmeasured(tmp_path):
     assert not (tmp_path / "figures/growth.png").exists()
 
 
+def test_the_steps_of_the_gpu_run_on_the_cpu_in_half_precision():
+    among = [s for s in subjects("cpu") if s.name in ("chunked", "token loop")]
+    bench = gpu.GpuScanBench(gpu.QUICK, 0, among, device="cpu", clock=wall)
+    steps = {step.group: step.measure for step in bench.steps()}
+    checks = steps["gate"](nothing).checks
+    assert all(check.passed for check in checks), checks
+    # What is stored in bfloat16 may be an eps off; A and D stay float32.
+    allowed = {check.tensor: check.allowed for check in checks if check.subject == "chunked"}
+    assert allowed == {"out": 1, "u": 1, "delta": 1, "A": 64, "B": 1, "C": 1, "D": 64}
+    rows = steps["B=2, L=65"](nothing).rows
+    assert [(row.subject, row.quantity) for row in rows] == [
+        (name, quantity) for quantity in ("forward", "forward+backward") for name in ("chunked", "token loop")
+    ]
+    assert all(min(row.samples) > 0 for row in rows)
+    refused = {row.subject: row.problem for row in steps["growth L=128"](nothing).rows}
+    assert refused == {"chunked": "", "token loop": "not timed: a loop over more than 65 tokens"}
+
+
 def test_what_was_tried_is_part_of_the_report_where_it_is_written(tmp_path):
     from experiments.bench.report import write_report
 
@@ -312,6 +330,7 @@ def test_a_device_that_cannot_be_used_is_one_line(tmp_path, device, said):
 
 
 def test_calls_take_turns_and_slow_ones_have_fewer_repeats():
+    # Seconds are told by the fake clock; what is looked at is the order and number of calls.
     order: list[str] = []
     cost = {"quick": 0.01, "slow": 1.0, "very slow": 99.0}
 
