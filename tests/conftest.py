@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 CHECKED = [
     "vmp.scan.spec",
     "vmp.scan.chunked",
+    "vmp.scan.plain",
     "vmp.config",
     "vmp.mixer",
     "vmp.attention",
