@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,13 @@ def strips(
     """W of math.md section 2, and with ``signed`` the mean of M over channels, `ROWS` rows at a time.
 
     Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. What has no
-    compiled form, such as a matrix on another device, is read by `AttentionMatrix.weigh`.
+    compiled form, such as a matrix on another device, is read by `AttentionMatrix.weigh`. On a GPU, strips are those of
+    `analysis.strips_triton`, of as many rows as it has.
     """
     L = matrix.length
+    if matrix.device.type == "cuda" and find_spec("triton") and (folded := matrix.folded()) is not None:
+        yield from import_module("analysis.strips_triton").strips(matrix, folded, signed)
+        return
     folded = matrix.folded() if matrix.device.type == "cpu" else None
     if folded is None or folded[1].taps.shape[1] > NEAR - ROWS:
         for start in range(0, L, ROWS):

@@ -6,11 +6,16 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+if not torch.cuda.is_available():
+    # Triton reads this where it is first imported: its kernels run in its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The hook wraps every annotated function of a listed module in a beartype check of its jaxtyping shapes. Modules that
 # hold numba-compiled functions are not listed: numba cannot compile a wrapped function.
 CHECKED = [
     "vmp.scan.spec",
     "vmp.scan.chunked",
+    "vmp.scan.plain",
     "vmp.config",
     "vmp.mixer",
     "vmp.attention",
