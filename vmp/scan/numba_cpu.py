@@ -46,6 +46,7 @@ from vmp.scan.vectors import (
     magnitude,
     maximum,
     minimum,
+    prefetch,
     restore,
     splat,
     store,
@@ -288,6 +289,20 @@ def _read(steps, row, sequence, item, channel, width, token, count):
 
 
 @njit(cache=True, error_model="numpy")
+def _expect(sequence, item, channel, width, token, count, lanes):
+    """Ask for what a later `_read` or `_write` will touch, so that the work of a chunk hides the way from memory."""
+    values, (by_item, by_channel, by_token) = sequence
+    begin = item * by_item + channel * by_channel + token * by_token
+    if by_channel == 1:
+        for t in range(count):
+            prefetch(values, begin + t * by_token)
+    else:
+        for w in range(width):
+            for t in range(0, count, lanes):
+                prefetch(values, begin + w * by_channel + t)
+
+
+@njit(cache=True, error_model="numpy")
 def _write(steps, row, sequence, item, channel, width, token, count):
     """The way back from `_read`."""
     values, (by_item, by_channel, by_token) = sequence
@@ -389,6 +404,10 @@ def _forward(elemental: bool, mask: bool) -> Callable[..., None]:
                     _read(steps, U, u, item, first, width, token, count)
                     if gated:
                         _read(steps, Z, z, item, first, width, token, count)
+                    ahead = token - CHUNK if reverse else token + CHUNK
+                    if 0 <= ahead < length:
+                        for sequence in (u, delta, z, out):
+                            _expect(sequence, item, first, width, ahead, min(CHUNK, length - ahead), lanes)
                     for i in range(count):
                         t = count - 1 - i if reverse else i
                         step = t * ROWS * lanes

@@ -91,6 +91,25 @@ def store(context, array, index, vector):
 
 
 @intrinsic
+def prefetch(context, array, index):
+    """Ask for the cache line of array[index], which may lie beyond the array."""
+    if not _row(array):
+        return None
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        function = ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32])
+        read, near, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+        builder.call(
+            builder.module.declare_intrinsic("llvm.prefetch.p0", (), function), [address, read, near, data]
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def splat(context, number):
     """A number in every lane."""
     vector = Vector(number)
