@@ -34,6 +34,24 @@ print(json.dumps(took))
 """In a new process: seconds of the import, and of the first call of each kind."""
 
 
+ASSEMBLY = FIRST_CALLS.replace(
+    "print(json.dumps(took))",
+    """
+from vmp.scan import numba_cpu
+for kernel in (numba_cpu._forward, numba_cpu._backward):
+    print(*kernel(True, True).inspect_asm().values())
+""",
+)
+"""The machine code of the same calls, which only the process that compiles it can show."""
+
+
+def _new_process(script: str, cache: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where compiled code is kept in the folder `cache`."""
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": paths}
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+
+
 def exp_error(group: str) -> Measured:
     """The exponential of the compiled scan against float64's, over every size of argument with a normal result.
 
@@ -55,16 +73,7 @@ def first_call(group: str) -> Measured:
     rows: list[Row] = []
     with TemporaryDirectory() as cache:
         for subject in ("empty cache", "cached on disk"):
-            child = subprocess.run(
-                [sys.executable, "-c", FIRST_CALLS],
-                env={
-                    **os.environ,
-                    "NUMBA_CACHE_DIR": cache,
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
-                capture_output=True,
-                text=True,
-            )
+            child = _new_process(FIRST_CALLS, cache)
             if child.returncode:
                 problem = "not measured: " + child.stderr.strip().splitlines()[-1]
                 return Measured((*rows, Row(group, subject, "forward", "s", problem=problem)))
@@ -81,17 +90,16 @@ WIDTHS = {"x": 128, "y": 256, "z": 512}
 
 
 def assembly(group: str) -> Measured:
-    """Packed arithmetic instructions of the CPU kernel by width of register, where the kernel shows its assembly."""
-    module = import_module("vmp.scan.numba_cpu")
-    show = getattr(module, "assembly", None)
-    if show is None:
-        missing = "not measured: vmp.scan.numba_cpu shows no assembly"
-        return Measured((Row(group, "numba_cpu", "packed arithmetic", "instructions", problem=missing),))
-    counts = count_widths(show())
+    """Packed arithmetic instructions of the CPU kernels, forward and backward, by width of register."""
+    with TemporaryDirectory() as cache:
+        child = _new_process(ASSEMBLY, cache)
+    if child.returncode:
+        problem = "not measured: " + child.stderr.strip().splitlines()[-1]
+        return Measured((Row(group, "numba_cpu", "packed arithmetic", "instructions", problem=problem),))
     return Measured(
         tuple(
             Row(group, f"{bits} bit", "packed arithmetic", "instructions", samples=(float(count),))
-            for bits, count in counts.items()
+            for bits, count in count_widths(child.stdout).items()
         )
     )
 
