@@ -406,8 +406,10 @@ def _forward(elemental: bool, mask: bool) -> Callable[..., None]:
                         _read(steps, Z, z, item, first, width, token, count)
                     ahead = token - CHUNK if reverse else token + CHUNK
                     if 0 <= ahead < length:
-                        for sequence in (u, delta, z, out):
+                        for sequence in (u, delta, out):
                             _expect(sequence, item, first, width, ahead, min(CHUNK, length - ahead), lanes)
+                        if gated:
+                            _expect(z, item, first, width, ahead, min(CHUNK, length - ahead), lanes)
                     for i in range(count):
                         t = count - 1 - i if reverse else i
                         step = t * ROWS * lanes
