@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test test-deep test-gpu check micro clean
+.PHONY: report test test-deep test-gpu check micro bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=/path/to/python3 ...")'
@@ -32,6 +32,15 @@ check: .venv/installed
 
 micro: .venv/installed
 	$(BIN)/python -m experiments.micro
+
+# mambapy and transformers are timed beside where they are installed: .venv/bin/pip install -c constraints.txt -e '.[bench]'
+bench: .venv/installed
+	$(BIN)/python -m experiments.bench scan
+	$(BIN)/python -m experiments.bench reduce
+	$(BIN)/python -m experiments.bench model
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m experiments.bench scan --device cuda && $(BIN)/python -m experiments.bench reduce --device cuda; fi
+	$(BIN)/python -m experiments.bench report
 
 clean:
 	rm -rf .venv report build *.egg-info

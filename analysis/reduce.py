@@ -199,29 +199,32 @@ class LagProfile(Reducer):
     """m(k), mean W over allowed pairs at lag k = abs(i - j), and m(tau) by frame lag over patch tokens."""
 
     def begin(self, matrix: AttentionMatrix, layout: TokenLayout | None) -> None:
-        self._position = torch.arange(matrix.length, device=matrix.device)
         self._sums = _zeros(matrix, matrix.length)
-        self._counts = torch.zeros(matrix.length, dtype=torch.long, device=matrix.device)
-        self._frame = _frames(matrix, layout)
-        if self._frame is not None:
-            frames = int(self._frame.max()) + 1
-            self._frame_sums = _zeros(matrix, frames)
-            self._frame_counts = torch.zeros(frames, dtype=torch.long, device=matrix.device)
+        self._counts = torch.zeros(matrix.length, dtype=torch.float64, device=matrix.device)
+        self._one_hot = None
+        frame = _frames(matrix, layout)
+        if frame is not None:
+            frames = int(frame.max()) + 1
+            self._one_hot = (frame[:, None] == torch.arange(frames, device=matrix.device)).double()
+            self._frame_sums = _zeros(matrix, frames, frames)
+            self._frame_counts = torch.zeros((frames, frames), dtype=torch.float64, device=matrix.device)
 
     def update(self, strip: Strip) -> None:
-        lag = (self._position[strip.rows, None] - self._position).abs()
-        _add_by_label(self._sums, self._counts, lag, strip.allowed, strip.weight)
-        if self._frame is not None:
-            row, key = self._frame[strip.rows, None], self._frame[None]
-            among_patches = strip.allowed & (row >= 0) & (key >= 0)
-            _add_by_label(
-                self._frame_sums, self._frame_counts, (row - key).abs(), among_patches, strip.weight
-            )
+        weight, allowed = (strip.weight * strip.allowed).double(), strip.allowed.double()
+        self._sums += _by_lag(weight, strip.rows.start)
+        self._counts += _by_lag(allowed, strip.rows.start)
+        if self._one_hot is not None:
+            rows = self._one_hot[strip.rows].T
+            self._frame_sums += rows @ (weight @ self._one_hot)
+            self._frame_counts += rows @ (allowed @ self._one_hot)
 
     def finish(self) -> LagProfileResult:
-        if self._frame is None:
-            return LagProfileResult(self._sums, self._counts, None, None)
-        return LagProfileResult(self._sums, self._counts, self._frame_sums, self._frame_counts)
+        counts = self._counts.round().long()
+        if self._one_hot is None:
+            return LagProfileResult(self._sums, counts, None, None)
+        # Frames are to frames what tokens are to tokens.
+        by_frame = _by_lag(self._frame_sums, 0), _by_lag(self._frame_counts, 0).round().long()
+        return LagProfileResult(self._sums, counts, *by_frame)
 
 
 @final
@@ -379,8 +382,8 @@ class FrameMatrix(Reducer):
         return FrameMatrixResult(mean[:, :-1, :-1], mean[:, -1, :-1], mean[:, -1, -1])
 
 
-def _zeros(matrix: AttentionMatrix, size: int) -> Float[Tensor, "B size"]:
-    return torch.zeros((matrix.batch, size), dtype=torch.float64, device=matrix.device)
+def _zeros(matrix: AttentionMatrix, *size: int) -> Float[Tensor, "B *size"]:
+    return torch.zeros((matrix.batch, *size), dtype=torch.float64, device=matrix.device)
 
 
 def _frames(matrix: AttentionMatrix, layout: TokenLayout | None) -> Int[Tensor, " L"] | None:
@@ -390,13 +393,21 @@ def _frames(matrix: AttentionMatrix, layout: TokenLayout | None) -> Int[Tensor, 
     return layout.frame_index.to(matrix.device)
 
 
-def _add_by_label(
-    sums: Float[Tensor, "B K"],
-    counts: Int[Tensor, " K"],
-    label: Int[Tensor, "r L"],
-    allowed: Bool[Tensor, "r L"],
-    weight: Float[Tensor, "B r L"],
-) -> None:
-    kept = label[allowed]
-    counts += torch.bincount(kept, minlength=counts.shape[0])
-    sums.index_add_(1, kept, weight[:, allowed].double())
+def _by_lag(values: Float[Tensor, "*batch r L"], start: int) -> Float[Tensor, "*batch L"]:
+    """Sums over the pairs of rows from `start` on and keys at each distance abs(i - j).
+
+    Each row is moved one place further than the one above it, so that pairs of one i - j share a column: sums in a
+    fixed order, with no index to scatter by.
+    """
+    rows, keys = values.shape[-2:]
+    wide = torch.nn.functional.pad(values.flip(-2), (0, rows)).flatten(-2)
+    # One number less a row moves row r by r places.
+    diagonals = wide[..., : rows * (keys + rows - 1)].unflatten(-1, (rows, keys + rows - 1)).sum(-2)
+    # Column c has i - j = start + rows - 1 - c.
+    zero = start + rows - 1
+    total = torch.zeros_like(values[..., 0, :])
+    before = diagonals[..., : zero + 1].flip(-1)
+    total[..., : before.shape[-1]] += before[..., :keys]
+    after = diagonals[..., zero + 1 :]
+    total[..., 1 : 1 + after.shape[-1]] += after
+    return total

@@ -1,21 +1,21 @@
 """Strips of W on the CPU, compiled: the same numbers as `AttentionMatrix.weigh`, many times sooner.
 
-A pass goes through the steps in strips of rows. Before the strip that starts at step p, a column's factor is kept
-relative to the end q of its own block, ``exp(A (S_q - S_j)) w_j``; a row's relative to p, ``exp(A (S_i - S_p)) C_i``;
-``exp(A (S_p - S_q))`` bridges the two. So each token is exponentiated three times in all rather than once a strip, and
-no exponent is above 0. Entries on and near the diagonal come from the recurrence, one row after the other. Convolution,
-gate, skip and scale of the wider scopes are folded into the factors.
+A pass goes through the steps in strips of rows. Columns before a strip that starts at step p + 1 are far: their entries
+are products of factors ``exp(A (S_i - S_p)) C_i`` and ``exp(A (S_p - S_j)) w_j``, which no exponent above 0 enters. The
+rows' are made once a strip; the columns' once a strip too, next to where they are used, which costs a tenth of the
+products and keeps memory at a strip, whatever L is. Entries on and near the diagonal come from the recurrence, one row
+after the other. Convolution, gate, skip and scale of the wider scopes are folded into the factors.
 
-Channels are cut into `SHARES` that each add up on their own, whatever the number of threads, so that threads change no
-bit of the result.
+A far job is some columns of a strip, for all channels; a near job a share of the channels, cut alike for any number of
+threads. So threads change no bit of the result.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -25,13 +25,27 @@ from numba import njit
 from torch import Tensor
 
 from analysis.implicit import AttentionMatrix, Folds, ImplicitAttention
+from vmp.scan.vectors import (
+    BYTES,
+    LOG2_E,
+    aligned,
+    exp2,
+    flush_denormals,
+    fma,
+    load,
+    magnitude,
+    restore,
+    splat,
+    store,
+)
 
 ROWS = 128
+# Columns of a far job, and the most that its factors are gathered from.
+COLUMNS = 64
+GATHERED = COLUMNS + 16
 SHARES = 8
-# The products are of sixteen rows at a time, eight states at a time; so padded, no loop has a rest.
-BLOCK_STATES, BLOCK_ROWS = 8, 16
-# Columns of the near part: a strip's own and those that up to 7 taps of a convolution reach from it.
-NEAR = ROWS + 8
+# The scan's columns of the near part: a strip's own and those that up to 8 taps of a convolution reach back to.
+NEAR = ROWS + 16
 
 
 def strips(
@@ -40,11 +54,15 @@ def strips(
     """W of math.md section 2, and with ``signed`` the mean of M over channels, `ROWS` rows at a time.
 
     Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. What has no
-    compiled form, such as a matrix on another device, is read by `AttentionMatrix.weigh`.
+    compiled form, such as a matrix on another device, is read by `AttentionMatrix.weigh`. On a GPU, strips are those of
+    `analysis.strips_triton`, of as many rows as it has.
     """
     L = matrix.length
+    if matrix.device.type == "cuda" and find_spec("triton") and (folded := matrix.folded()) is not None:
+        yield from import_module("analysis.strips_triton").strips(matrix, folded, signed)
+        return
     folded = matrix.folded() if matrix.device.type == "cpu" else None
-    if folded is None or folded[1].taps.shape[1] > NEAR - ROWS:
+    if folded is None or folded[1].taps.shape[1] > 8:
         for start in range(0, L, ROWS):
             rows = slice(start, min(start + ROWS, L))
             yield rows, *matrix.weigh(rows, slice(0, L), signed)
@@ -71,236 +89,269 @@ def _compiled(
 
 
 class _Clip:
-    """One clip's pass: the factors of the columns that are behind it."""
+    """One clip's matrix, as arrays in the order of the steps."""
 
     def __init__(self, scan: ImplicitAttention, folds: Folds, signed: bool):
-        self._scan, self._folds, self._signed = scan, folds, signed
+        self._signed, self._dtype, self._length = signed, scan.dtype, scan.length
         self._back = folds.taps.shape[1] - 1
-        # A block's last columns wait for the next one where their taps reach into it.
+        # The last columns before a strip are near where their taps reach into it.
         self._held = self._back if folds.ahead == -1 else 0
+        self._ahead = folds.ahead
         D, N = scan.A.shape
-        self._states = math.ceil(N / BLOCK_STATES) * BLOCK_STATES
-        self._columns = torch.zeros((D, self._states, scan.length), dtype=scan.dtype)
-        self._bounds: list[int] = []
-
-    def strip(self, start: int, stop: int, pool: ThreadPoolExecutor) -> Float[Tensor, "2 r c"]:
-        scan, folds = self._scan, self._folds
-        D, N = scan.A.shape
-        low = max(0, start - self._back)
-        last = min(stop + (self._back if folds.ahead == 1 else 0), scan.length)
-        arrays = [
-            self._columns,
-            self._bridges(start),
-            self._rows(start, stop),
-            self._decays(low, stop),
-            scan._own(slice(low, stop), slice(None))[0],
-            self._reads(start, stop),
-            self._masked_first(),
-            folds.gate[0, :, start:stop],
-            folds.skip.to(scan.dtype),
-            folds.slope[0, :, low:stop],
-            folds.taps,
-            folds.scale[0, :, max(0, start - self._held) : last],
-        ]
-        jobs = min(SHARES, D)
-        partial = torch.zeros((jobs, 1 + self._signed, stop - start, last), dtype=scan.dtype)
-        kernel_arguments: list[Any] = [x.detach().contiguous().numpy() for x in arrays]
-        bounds = np.array(self._bounds, dtype=np.int64)
-
-        def run(job: int) -> None:
-            _strip(  # type: ignore[call-arg]  # numba's stub takes no arguments
-                job, jobs, N, start, stop, low, self._held, folds.ahead, folds.squares, self._signed,
-                scan.mask_diagonal, bounds, *kernel_arguments, partial.numpy(),
-            )  # fmt: skip
-
-        list(pool.map(run, range(jobs)))
-        self._keep(start, stop)
-        return partial.sum(0)
-
-    def _elapsed(self, at: slice) -> Float[Tensor, "D l"]:
-        return self._scan._elapsed[0, :, at]
-
-    def _exp(self, lag: Float[Tensor, "D l"]) -> Float[Tensor, "D N l"]:
-        return torch.exp(self._scan._rate * lag.to(self._scan.dtype)[:, None])
-
-    def _bridges(self, start: int) -> Float[Tensor, "D b S"]:
-        """exp(A (S_p - S_q)) from the end q of each kept block to the token before ``start``."""
-        D, N = self._scan.A.shape
-        bridges = torch.zeros((D, len(self._bounds), self._states), dtype=self._scan.dtype)
-        if self._bounds:
-            ends = self._scan._elapsed[0][:, self._bounds]
-            lag = self._elapsed(slice(start - 1, start)) - ends
-            bridges[..., :N] = self._exp(lag).transpose(1, 2)
-        return bridges
-
-    def _rows(self, start: int, stop: int) -> Float[Tensor, "D r S"]:
-        """exp(A (S_i - S_p)) C_i gate_i, rows padded to a multiple of `BLOCK_ROWS`, states to `BLOCK_STATES`."""
-        scan, at = self._scan, slice(start, stop)
-        D, N = scan.A.shape
-        rows = torch.zeros(
-            (D, math.ceil((stop - start) / BLOCK_ROWS) * BLOCK_ROWS, self._states), dtype=scan.dtype
+        first = scan._own(slice(0, min(1, scan.length)), slice(None))
+        self._shares = min(SHARES, D)
+        self._rows = torch.zeros((D, N * ROWS), dtype=scan.dtype).numpy()
+        self._scan = (
+            _array(scan._rate[..., 0] * LOG2_E),
+            _array(scan._elapsed[0]),
+            _array(scan._step[0]),
+            _array(scan.B[:, :, None] if scan.B.ndim == 2 else scan._input[0]),
+            _array(scan.C[:, :, None] if scan.C.ndim == 2 else scan._output[0]),
         )
-        if start:
-            since = self._elapsed(at) - self._elapsed(slice(start - 1, start))
-            factor = self._exp(since) * self._reads(start, stop)
-            factor = factor * self._folds.gate[0, :, None, at]
-            rows[:, : stop - start, :N] = factor.transpose(1, 2)
-        return rows
-
-    def _decays(self, low: int, stop: int) -> Float[Tensor, "D N r"]:
-        """Abar of each step."""
-        return self._exp(self._scan._step[0, :, low:stop])
-
-    def _reads(self, start: int, stop: int) -> Float[Tensor, "D N r"]:
-        D, N = self._scan.A.shape
-        return self._scan._spread(self._scan._output[..., start:stop])[0].expand(D, N, stop - start)
-
-    def _masked_first(self) -> Float[Tensor, " D"]:
-        """What a masked diagonal holds at the first step: the state before it, where it is read."""
-        w = self._scan._own(slice(0, 1), slice(None))[..., 0]
-        return self._scan._diagonal(0, w)[0]
-
-    def _keep(self, start: int, stop: int) -> None:
-        """Factors of the columns that no later row is near to, relative to the end of this block."""
-        scan, folds = self._scan, self._folds
-        N = scan.A.shape[1]
-        low = max(0, start - self._back)
-        until = self._elapsed(slice(stop - 1, stop)) - self._elapsed(slice(low, stop))
-        w = scan._own(slice(low, stop), slice(None))[0]
-        source = self._exp(until) * w * folds.slope[0, :, None, low:stop]
-        first, last = max(0, start - self._held), stop - self._held
-        gathered = torch.zeros_like(source[..., : last - first])
-        for tap in range(self._back + 1):
-            shift = first - folds.ahead * tap - low
-            begin = max(0, -shift)
-            end = min(last - first, source.shape[-1] - shift)
-            if begin < end:
-                gathered[..., begin:end] += (
-                    source[..., begin + shift : end + shift] * folds.taps[:, None, tap, None]
-                )
-        self._columns[:, :N, first:last] = gathered * folds.scale[0, :, None, first:last]
-        self._bounds.append(stop - 1)
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _strip(
-    job, jobs, N, start, stop, low, held, ahead, squares, signed, mask, bounds,
-    columns, bridges, rows, decays, own, reads, masked_first, gate, skip, slope, taps, scale, out,
-):  # fmt: skip
-    D = columns.shape[0]
-    weight = out[job, 0]
-    mean = out[job, out.shape[1] - 1]
-    for d in range(job * D // jobs, (job + 1) * D // jobs):
-        for block in range(len(bounds)):
-            first = max(0, block * ROWS - held)
-            _far(
-                columns[d, :, first : bounds[block] + 1 - held],
-                rows[d],
-                bridges[d, block],
-                weight[:, first:],
-                mean[:, first:],
-                squares,
-                signed,
-            )
-        _near(
-            N, start, stop, low, held, ahead, squares, signed, mask, decays[d], own[d], reads[d], masked_first[d],
-            gate[d], skip[d], slope[d], taps[d], scale[d], weight, mean,
+        self._options = (scan.residual == "elemental", scan.residual == "initial")
+        self._mask = (scan.mask_diagonal, _array(scan._diagonal(0, first[..., 0])[0]))
+        # Not made contiguous: the scope ssm has one number here for all.
+        gate, slope, scale = (x[0].detach().numpy() for x in (folds.gate, folds.slope, folds.scale))
+        self._folds = (
+            folds.ahead, folds.squares, gate, _array(folds.skip.to(scan.dtype)), slope, _array(folds.taps), scale
         )  # fmt: skip
 
+    def strip(self, start: int, stop: int, pool: ThreadPoolExecutor) -> Float[Tensor, "s r c"]:
+        low, first = max(0, start - self._back), max(0, start - self._held)
+        last = min(stop + (self._back if self._ahead == 1 else 0), self._length)
+        sums = 1 + self._signed
+        near = torch.zeros((self._shares, sums, stop - start, last - first), dtype=self._dtype)
+        out = torch.zeros((sums, stop - start, last), dtype=self._dtype)
+        arguments = (*self._scan, *self._options, *self._folds)
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _far(columns, rows, bridge, weight, mean, squares, signed):
-    """Add abs or squares of (rows bridge) @ columns."""
-    states, width = columns.shape
-    Y, E, F = 0, BLOCK_ROWS, 2 * BLOCK_ROWS
-    s = np.zeros((F + states, ROWS), columns.dtype)
-    s[F:, :width] = columns
-    for i0 in range(0, len(weight), BLOCK_ROWS):
-        s[Y : Y + BLOCK_ROWS] = 0
-        for r in range(BLOCK_ROWS):
-            for n in range(states):
-                s[E + r, n] = rows[i0 + r, n] * bridge[n]
-        _product(s, states)
-        for r in range(min(BLOCK_ROWS, len(weight) - i0)):
-            _add(s[Y + r, :width], weight[i0 + r], mean[i0 + r], squares, signed)
+        def near_job(share: int) -> None:
+            D = len(self._rows)
+            channels = (share * D // self._shares, (share + 1) * D // self._shares)
+            _near(
+                channels,
+                (start, stop, low, first, last),
+                *arguments,
+                *self._mask,
+                self._rows,
+                near[share].numpy(),
+            )
 
+        def far_job(left: int) -> None:
+            columns = (left, min(left + COLUMNS, first))
+            _far(columns, start, stop - start, *arguments, self._rows, out.numpy())
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _product(s, states):
-    """Rows of Y += E @ F, all rows of one scratch array: eight states to a load and a store of Y."""
-    Y, E, F = 0, BLOCK_ROWS, 2 * BLOCK_ROWS
-    for n in range(0, states, BLOCK_STATES):
-        for r in range(BLOCK_ROWS):
-            e0, e1, e2, e3 = s[E + r, n], s[E + r, n + 1], s[E + r, n + 2], s[E + r, n + 3]
-            e4, e5, e6, e7 = s[E + r, n + 4], s[E + r, n + 5], s[E + r, n + 6], s[E + r, n + 7]
-            for j in range(ROWS):
-                s[Y + r, j] += (
-                    e0 * s[F + n, j] + e1 * s[F + n + 1, j] + e2 * s[F + n + 2, j] + e3 * s[F + n + 3, j]
-                    + e4 * s[F + n + 4, j] + e5 * s[F + n + 5, j] + e6 * s[F + n + 6, j] + e7 * s[F + n + 7, j]
-                )  # fmt: skip
+        # The near jobs also make the rows' factors, which the far ones read.
+        list(pool.map(near_job, range(self._shares)))
+        list(pool.map(far_job, range(0, first, COLUMNS)))
+        out[..., first:last] = near.sum(0)
+        return out
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _add(values, weight, mean, squares, signed):
-    if squares:
-        for j in range(len(values)):
-            weight[j] += values[j] * values[j]
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+@njit(cache=True, error_model="numpy")
+def _copy(target, source, begin, end):
+    """Put source[begin:end], where a source of one number stands for all, at the beginning of target."""
+    if len(source) == 1:
+        target[: end - begin] = source[0]
     else:
-        for j in range(len(values)):
-            weight[j] += abs(values[j])
-    if signed:
-        for j in range(len(values)):
-            mean[j] += values[j]
+        for k in range(end - begin):
+            target[k] = source[begin + k]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _near(
-    N, start, stop, low, held, ahead, squares, signed, mask, decays, own, reads, masked_first,
-    gate, skip, slope, taps, scale, weight, mean,
+@njit(cache=True, nogil=True, error_model="numpy")
+def _far(
+    columns, start, count, rates, elapsed, step, B, C, elemental, initial,
+    ahead, squares, gate, skip, slope, taps, scale, rows, out,
 ):  # fmt: skip
-    """Rows of the strip against the scan's columns from ``low`` on, by the recurrence."""
-    Y, H, G = 0, 1, 2
-    s = np.zeros((G + N, NEAR), decays.dtype)
-    first = max(0, start - held)
-    last = weight.shape[1] if ahead == 1 else stop
-    for i in range(low, stop):
-        t = i - low
-        s[Y, :t] = 0
-        for n in range(N):
-            decay = decays[n, t]
-            read = reads[n, i - start] if i >= start else decays.dtype.type(0)
-            for j in range(t):
-                g = s[G + n, j] * decay
-                s[G + n, j] = g
-                s[Y, j] += read * g
-            s[G + n, t] = own[n, t]
-        if i < start:
-            continue
-        diagonal = decays.dtype.type(0)
-        if mask:
-            diagonal = masked_first if i == 0 else diagonal
-        else:
+    """Columns [left, right) of `count` rows from `start`: sums over channels of the factors' products."""
+    left, right = columns
+    D, N = rates.shape
+    number, lanes = rates.dtype.type, BYTES // rates.itemsize
+    back = taps.shape[1] - 1
+    # The scan's columns that the taps of these gather.
+    low, high = (left, right + back) if ahead == -1 else (max(0, left - back), right)
+    b = aligned(N * GATHERED, rates.dtype)
+    lag, steps, slopes = (
+        aligned(GATHERED, rates.dtype),
+        aligned(GATHERED, rates.dtype),
+        aligned(GATHERED, rates.dtype),
+    )
+    source, scales = aligned(GATHERED, rates.dtype), aligned(COLUMNS, rates.dtype)
+    factor = aligned(N * COLUMNS, rates.dtype)
+    weight = aligned(ROWS * COLUMNS, rates.dtype)
+    mean = aligned(ROWS * COLUMNS if len(out) > 1 else 0, rates.dtype)
+    group = -1
+    denormals = flush_denormals()
+    for d in range(D):
+        if d * len(B) // D != group:
+            group = d * len(B) // D
             for n in range(N):
-                diagonal += reads[n, i - start] * own[n, t]
-        s[Y, t] = diagonal + skip
-        _gather(s, Y, H, t, low, first, last, i, ahead, taps, slope)
-        seen = min(last, i + 1 + (len(taps) - 1 if ahead == 1 else 0)) - first
-        for j in range(seen):
-            s[H, j] *= gate[i - start] * scale[j]
-        _add(s[H, :seen], weight[i - start, first:], mean[i - start, first:], squares, signed)
+                _copy(b[n * GATHERED :], B[group, n], low, high)
+        boundary = elapsed[d, start - 1]
+        for m in range(high - low):
+            lag[m] = number(boundary - elapsed[d, low + m])
+            steps[m] = step[d, low + m]
+        _copy(slopes, slope[d], low, high)
+        _copy(scales, scale[d], left, right)
+        for n in range(N):
+            rate = splat(rates[d, n])
+            for m in range(0, GATHERED, lanes):
+                own = load(steps, m) * load(b, n * GATHERED + m)
+                if elemental:
+                    own = own + exp2(rate * load(steps, m))
+                store(source, m, exp2(rate * load(lag, m)) * own * load(slopes, m))
+            if initial and low == 0:
+                source[0] += number(2.0 ** (rates[d, n] * (lag[0] + steps[0]))) * slopes[0]
+            for j in range(right - left):
+                factor[n * COLUMNS + j] = 0
+            for tap in range(back + 1):
+                shift = left - low - ahead * tap
+                for j in range(max(0, -shift), right - left):
+                    factor[n * COLUMNS + j] += taps[d, tap] * source[j + shift]
+            for j in range(right - left):
+                factor[n * COLUMNS + j] *= scales[j]
+        for r in range(0, count, 4):
+            for j in range(0, right - left, 2 * lanes):
+                a = _product(rows[d], r, factor, j, N, lanes)
+                for k in range(4):
+                    at = (r + k) * COLUMNS + j
+                    _add(weight, at, a[2 * k], squares)
+                    _add(weight, at + lanes, a[2 * k + 1], squares)
+                    if len(mean):
+                        store(mean, at, load(mean, at) + a[2 * k])
+                        store(mean, at + lanes, load(mean, at + lanes) + a[2 * k + 1])
+    restore(denormals)
+    for i in range(count):
+        for j in range(right - left):
+            out[0, i, left + j] = weight[i * COLUMNS + j]
+            if len(mean):
+                out[1, i, left + j] = mean[i * COLUMNS + j]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _gather(s, Y, H, t, low, first, last, i, ahead, taps, slope):
-    """Columns of the matrix from those of the scan: each tap moves them, and the slope weighs them, in place."""
+@njit(cache=True, error_model="numpy")
+def _product(rows, r, factor, j, N, lanes):
+    """Four rows times two vectors of columns, summed over states: eight vectors, two a row."""
+    a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = splat(rows.dtype.type(0))
+    for n in range(N):
+        f0, f1 = load(factor, n * COLUMNS + j), load(factor, n * COLUMNS + j + lanes)
+        at = n * ROWS + r
+        e = splat(rows[at])
+        a0, a1 = fma(e, f0, a0), fma(e, f1, a1)
+        e = splat(rows[at + 1])
+        b0, b1 = fma(e, f0, b0), fma(e, f1, b1)
+        e = splat(rows[at + 2])
+        c0, c1 = fma(e, f0, c0), fma(e, f1, c1)
+        e = splat(rows[at + 3])
+        d0, d1 = fma(e, f0, d0), fma(e, f1, d1)
+    return a0, a1, b0, b1, c0, c1, d0, d1
+
+
+@njit(cache=True, error_model="numpy")
+def _add(sums, at, value, squares):
+    """Add a vector's magnitudes, or squares, to the sums at that place."""
+    if squares:
+        store(sums, at, fma(value, value, load(sums, at)))
+    else:
+        store(sums, at, load(sums, at) + magnitude(value))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _near(
+    channels, bounds, rates, elapsed, step, B, C, elemental, initial,
+    ahead, squares, gate, skip, slope, taps, scale, mask, masked_first, rows, out,
+):  # fmt: skip
+    """Rows of the strip against the scan's columns from ``low`` on, and the factors of its rows for the far columns."""
+    start, stop, low, first, last = bounds
+    D, N = rates.shape
+    number, lanes = rates.dtype.type, BYTES // rates.itemsize
+    span, count = stop - low, stop - start
+    b, c = aligned(N * NEAR, rates.dtype), aligned(N * NEAR, rates.dtype)
+    # By state: Abar and own term of each step, and what is left of each column's own term at the present row.
+    own, left = aligned(N * NEAR, rates.dtype), aligned(N * NEAR, rates.dtype)
+    lag, steps, slopes = aligned(NEAR, rates.dtype), aligned(NEAR, rates.dtype), aligned(NEAR, rates.dtype)
+    gates, scales = aligned(NEAR, rates.dtype), aligned(NEAR + 16, rates.dtype)
+    y, gathered = aligned(NEAR, rates.dtype), aligned(NEAR + 16, rates.dtype)
+    decays = aligned(N * NEAR, rates.dtype)
+    group_B = group_C = -1
+    denormals = flush_denormals()
+    for d in range(*channels):
+        if d * len(B) // D != group_B:
+            group_B = d * len(B) // D
+            for n in range(N):
+                _copy(b[n * NEAR :], B[group_B, n], low, stop)
+        if d * len(C) // D != group_C:
+            group_C = d * len(C) // D
+            for n in range(N):
+                _copy(c[n * NEAR :], C[group_C, n], low, stop)
+        for t in range(span):
+            steps[t] = step[d, low + t]
+        for i in range(count):
+            lag[i] = number(elapsed[d, start + i] - elapsed[d, max(0, start - 1)])
+        _copy(slopes, slope[d], low, stop)
+        _copy(gates, gate[d], start, stop)
+        _copy(scales, scale[d], first, last)
+        for n in range(N):
+            rate = splat(rates[d, n])
+            for t in range(0, span, lanes):
+                Abar = exp2(rate * load(steps, t))
+                w = load(steps, t) * load(b, n * NEAR + t)
+                store(decays, n * NEAR + t, Abar)
+                store(own, n * NEAR + t, w + Abar if elemental else w)
+            if initial and low == 0:
+                own[n * NEAR] += decays[n * NEAR]
+            # Nothing is far from the first strip.
+            for i in range(0, ROWS if start > 0 else 0, lanes):
+                store(y, 0, exp2(rate * load(lag, i)) * load(gates, i))
+                for k in range(min(lanes, count - i)):
+                    rows[d, n * ROWS + i + k] = y[k] * c[n * NEAR + start - low + i + k]
+        left[:] = 0
+        for t in range(span):
+            i = low + t
+            for j in range(0, t, lanes):
+                seen = splat(number(0))
+                for n in range(N):
+                    at = n * NEAR + j
+                    remains = load(left, at) * splat(decays[n * NEAR + t])
+                    store(left, at, remains)
+                    seen = fma(splat(c[n * NEAR + t]), remains, seen)
+                store(y, j, seen)
+            diagonal = number(0)
+            for n in range(N):
+                left[n * NEAR + t] = own[n * NEAR + t]
+                diagonal += c[n * NEAR + t] * own[n * NEAR + t]
+            if mask:
+                diagonal = masked_first[d] if i == 0 else number(0)
+            if i < start:
+                continue
+            y[t] = diagonal + skip[d]
+            seen_columns = min(last, i + 1 + (len(taps[d]) - 1 if ahead == 1 else 0)) - first
+            _gather(y, gathered, t, low, first, last, seen_columns, ahead, taps[d], slopes)
+            for j in range(seen_columns):
+                gathered[j] *= gates[i - start] * scales[j]
+            if squares:
+                for j in range(seen_columns):
+                    out[0, i - start, j] += gathered[j] * gathered[j]
+            else:
+                for j in range(seen_columns):
+                    out[0, i - start, j] += abs(gathered[j])
+            if len(out) > 1:
+                for j in range(seen_columns):
+                    out[1, i - start, j] += gathered[j]
+    restore(denormals)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _gather(y, gathered, t, low, first, last, count, ahead, taps, slopes):
+    """Columns of the matrix from those of the scan: each tap moves them, and the slope weighs them."""
     for m in range(t + 1):
-        s[Y, m] *= slope[m]
-    for j in range(last - first):
-        s[H, j] = 0
+        y[m] *= slopes[m]
+    for j in range(count):
+        gathered[j] = 0
     for tap in range(len(taps)):
         # The scan's column of matrix column `first` under this tap, counted from `low`.
         shift = first - ahead * tap - low
-        begin = max(0, -shift)
-        end = min(last - first, t + 1 - shift)
-        for j in range(begin, end):
-            s[H, j] += taps[tap] * s[Y, j + shift]
+        for j in range(max(0, -shift), min(count, t + 1 - shift)):
+            gathered[j] += taps[tap] * y[j + shift]

@@ -6,11 +6,16 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+if not torch.cuda.is_available():
+    # Triton reads this where it is first imported: its kernels run in its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The hook wraps every annotated function of a listed module in a beartype check of its jaxtyping shapes. Modules that
 # hold numba-compiled functions are not listed: numba cannot compile a wrapped function.
 CHECKED = [
     "vmp.scan.spec",
     "vmp.scan.chunked",
+    "vmp.scan.plain",
     "vmp.config",
     "vmp.mixer",
     "vmp.attention",
@@ -25,10 +30,6 @@ CHECKED = [
     "experiments.data",
 ]
 install_import_hook(CHECKED, "beartype.beartype")
-
-if not torch.cuda.is_available():
-    # Read by Triton as it meets each kernel, which is after this: without a GPU its interpreter runs them.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile(
     "fast", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

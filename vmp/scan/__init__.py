@@ -15,7 +15,7 @@ from vmp.scan.call import ScanCall, validate
 __all__ = ["ScanCall", "available_backends", "choose_backend", "selective_scan"]
 
 # In the order in which "auto" tries them.
-BACKENDS = ("numba_cpu", "triton_gpu", "chunked", "spec")
+BACKENDS = ("numba_cpu", "triton_gpu", "mamba_ssm_cuda", "chunked", "spec")
 
 
 class Backend(Protocol):

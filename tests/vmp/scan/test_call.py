@@ -63,7 +63,7 @@ REFUSED = {
     ),
     "backend": (
         {"backend": "cuda"},
-        r"^backend: met 'cuda', wanted one of 'auto', 'numba_cpu', 'triton_gpu', 'chunked', 'spec'$",
+        r"^backend: met 'cuda', wanted one of 'auto', 'numba_cpu', 'triton_gpu', 'mamba_ssm_cuda', 'chunked', 'spec'$",
     ),
 }
 
@@ -92,12 +92,9 @@ def test_float32_parameters_beside_float64_input_are_widened() -> None:
 
 
 def test_backends_in_order_of_preference() -> None:
-    assert list(available_backends().items()) == [
-        ("numba_cpu", None),
-        ("triton_gpu", None),
-        ("chunked", None),
-        ("spec", None),
-    ]
+    available = available_backends()
+    assert list(available) == ["numba_cpu", "triton_gpu", "mamba_ssm_cuda", "chunked", "spec"]
+    assert available["numba_cpu"] is available["chunked"] is available["spec"] is None
     assert choose_backend(torch.zeros(1, 2, 3)) == "numba_cpu"
     assert choose_backend(torch.zeros(1, 2, 3), backend="spec") == "spec"
 

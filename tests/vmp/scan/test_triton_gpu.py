@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("triton", reason="Triton is not installed")
+
 from tests.strategies import scan_arguments
 from tests.tolerances import assert_close
 from tests.vmp.scan.test_backends import (
     OPTIONS,
-    TESTED,
     assert_as_defined,
     example,
     in_float64,
@@ -29,7 +30,6 @@ from vmp.scan.triton_gpu import Plan, plan
 H100 = 132
 
 
-@pytest.mark.skipif("triton_gpu" not in TESTED, reason="Triton is not installed")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=10)
 @given(data=st.data())

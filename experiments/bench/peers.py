@@ -1,0 +1,188 @@
+"""What is timed: our backends, and the scans of other packages where they are installed."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import vmp
+from experiments.bench.inputs import ScanInputs
+from experiments.bench.timing import Call
+from vmp.scan import available_backends, choose_backend
+
+OPTIONS: dict[str, Any] = {"residual": "elemental", "mask_diagonal": True}
+"""What is switched on in a scan that is not plain."""
+
+COMPARED_PLAIN = ("numba_cpu", "triton_gpu")
+"""Backends that are timed without options too, as the kernels of others are."""
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """A selective scan that can be timed.
+
+    Attributes:
+        name: in tables.
+        scan: from u, delta, A, B, C, D to the output.
+        says: exactly what is timed.
+        plain: whether it runs without mask and residual, which the packages of others lack.
+        tokens_first: whether u, delta, B, C and the output have the tokens' axis before the channels'.
+        held: how many arrays of B D L N numbers it holds at its peak, about, without and with gradients.
+        loops: whether it takes a step of Python for each token.
+        absent: why it cannot be timed here.
+    """
+
+    name: str
+    scan: Callable[..., Tensor] | None
+    says: str
+    plain: bool = False
+    tokens_first: bool = False
+    held: tuple[int, int] = (0, 0)
+    loops: bool = False
+    absent: str = ""
+
+    def arguments(self, inputs: ScanInputs) -> tuple[Tensor, ...]:
+        """The inputs, laid out as the subject takes them."""
+        if not self.tokens_first:
+            return inputs.tensors()
+        u, delta, A, B, C, D = inputs.tensors()
+        return u.mT.contiguous(), delta.mT.contiguous(), A, B.mT.contiguous(), C.mT.contiguous(), D
+
+    def call(self, inputs: ScanInputs, quantity: str) -> Call:
+        """A call to time: "forward" without gradients, or "forward+backward" with the gradient of every input."""
+        assert self.scan is not None, self.absent
+        scan, arguments = self.scan, self.arguments(inputs)
+
+        @torch.no_grad()
+        def forward() -> Tensor:
+            return scan(*arguments)
+
+        return forward if quantity == "forward" else partial(self._gradients, arguments, inputs.dy)
+
+    def results(self, inputs: ScanInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The output and the gradients of `NAMES`, in the layout of the inputs."""
+        out, gradients = self._gradients(self.arguments(inputs), inputs.dy)
+        if self.tokens_first:
+            du, ddelta, dA, dB, dC, dD = gradients
+            return out.mT, (du.mT, ddelta.mT, dA, dB.mT, dC.mT, dD)
+        return out, gradients
+
+    def _gradients(
+        self, arguments: tuple[Tensor, ...], dy: Float[Tensor, "B D L"]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert self.scan is not None, self.absent
+        leaves = [x.detach().requires_grad_() for x in arguments]
+        out = self.scan(*leaves)
+        return out.detach(), torch.autograd.grad(out, leaves, dy.mT if self.tokens_first else dy)
+
+
+def subjects(device: str) -> tuple[Subject, ...]:
+    """Our backends, the compiled ones plain too, then the token loop, then the packages of others."""
+    like = torch.zeros(1, 1, 1, device=device)
+    own = []
+    for name in available_backends():
+        absent = ""
+        try:
+            choose_backend(like, backend=name)
+        except ValueError as error:
+            absent = str(error).removeprefix("backend: ")
+        loops = name == "spec"
+        own.append(_own(name, absent, loops=loops))
+        if name in COMPARED_PLAIN:
+            own.append(_own(name, absent, plain=True))
+    return (*own, _token_loop(), *((_mamba_ssm(),) if device == "cuda" else (_mambapy(), _transformers())))
+
+
+def _own(name: str, absent: str, *, plain: bool = False, loops: bool = False) -> Subject:
+    options = {} if plain else OPTIONS
+    says = f'`vmp.selective_scan(..., backend="{name}")`' + (", no mask or residual" if plain else "")
+    return Subject(
+        f"{name}, plain" if plain else name,
+        partial(vmp.selective_scan, backend=name, **options),
+        says + (": a step of Python for each token" if loops else ""),
+        plain=plain,
+        held=(0, 6 if loops else 0),
+        loops=loops,
+        absent=absent,
+    )
+
+
+def _token_loop() -> Subject:
+    return Subject(
+        "token loop",
+        token_loop,
+        "`experiments.bench.peers.token_loop`: exp(delta A) and delta B u of all tokens at once, (B, D, L, N), then a "
+        "step of torch for each token",
+        held=(3, 6),
+        loops=True,
+    )
+
+
+def token_loop(
+    u: Float[Tensor, "B D L"],
+    delta: Float[Tensor, "B D L"],
+    A: Float[Tensor, "D N"],
+    B: Float[Tensor, "B N L"],
+    C: Float[Tensor, "B N L"],
+    D: Float[Tensor, " D"],
+) -> Float[Tensor, "B D L"]:
+    """The scan as torch code of Mamba is written where no kernel is at hand, with mask and elemental residual."""
+    dtype = u.dtype
+    u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
+    Abar = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+    own = torch.einsum("bdl,bnl,bdl->bdln", delta, B, u) + Abar * u[..., None]
+    h = u.new_zeros(u.shape[0], *A.shape)
+    y = []
+    for t in range(u.shape[2]):
+        decayed = Abar[:, :, t] * h
+        h = decayed + own[:, :, t]
+        y.append(torch.einsum("bdn,bn->bd", decayed, C[:, :, t]))
+    return (torch.stack(y, dim=2) + D[:, None] * u).to(dtype)
+
+
+def _mambapy() -> Subject:
+    says = "`mambapy.mamba.MambaBlock.selective_scan`, its parallel scan, on (B, L, D) tensors"
+    try:
+        from mambapy.mamba import MambaBlock
+    except ImportError as error:
+        return Subject("mambapy", None, says, plain=True, absent=f"not installed: {error}")
+    # The method reads nothing of the block it belongs to.
+    return Subject(
+        "mambapy",
+        partial(MambaBlock.selective_scan, None),
+        says,
+        plain=True,
+        tokens_first=True,
+        held=(6, 12),
+    )
+
+
+def _transformers() -> Subject:
+    says = (
+        "`transformers.models.mamba.modeling_mamba.mamba_selective_scan`, its torch path: the scan alone, without the "
+        "mixer's projections"
+    )
+    # It warns, at import, that a kernel would be faster.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+    except ImportError as error:
+        return Subject("transformers", None, says, plain=True, absent=f"not installed: {error}")
+    # The decorated function would run a kernel of another package where there is one.
+    scan = getattr(mamba_selective_scan, "__wrapped__", mamba_selective_scan)
+    return Subject("transformers", scan, says, plain=True, held=(3, 6), loops=True)
+
+
+def _mamba_ssm() -> Subject:
+    says = "`mamba_ssm.ops.selective_scan_interface.selective_scan_fn`, its CUDA kernel"
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError as error:
+        return Subject("mamba_ssm", None, says, plain=True, absent=f"not installed: {error}")
+    return Subject("mamba_ssm", selective_scan_fn, says, plain=True)

@@ -1,0 +1,11 @@
+"""Every reason for which a test may be skipped: what it needs that a machine may lack."""
+
+import pytest
+import torch
+
+from vmp.scan import available_backends
+
+needs_mamba_ssm = pytest.mark.skipif(
+    not torch.cuda.is_available() or available_backends()["mamba_ssm_cuda"] is not None,
+    reason="needs a CUDA device and the extension of the mamba_ssm package",
+)
