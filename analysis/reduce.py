@@ -201,30 +201,34 @@ class LagProfile(Reducer):
     def begin(self, matrix: AttentionMatrix, layout: TokenLayout | None) -> None:
         self._sums = _zeros(matrix, matrix.length)
         self._counts = torch.zeros(matrix.length, dtype=torch.float64, device=matrix.device)
-        self._one_hot = None
+        self._label = None
         frame = _frames(matrix, layout)
         if frame is not None:
             frames = int(frame.max()) + 1
-            self._one_hot = (frame[:, None] == torch.arange(frames, device=matrix.device)).double()
-            self._frame_sums = _zeros(matrix, frames, frames)
-            self._frame_counts = torch.zeros((frames, frames), dtype=torch.float64, device=matrix.device)
+            # Class tokens are counted as one more frame, which `finish` leaves out.
+            self._label = torch.where(frame < 0, frames, frame)
+            self._frame_sums = _zeros(matrix, frames + 1, frames + 1)
+            self._frame_counts = torch.zeros_like(self._frame_sums[0])
 
     def update(self, strip: Strip) -> None:
-        weight, allowed = (strip.weight * strip.allowed).double(), strip.allowed.double()
+        allowed = strip.allowed.double()
+        weight = strip.weight.double().masked_fill(~strip.allowed, 0)
         self._sums += _by_lag(weight, strip.rows.start)
         self._counts += _by_lag(allowed, strip.rows.start)
-        if self._one_hot is not None:
-            rows = self._one_hot[strip.rows].T
-            self._frame_sums += rows @ (weight @ self._one_hot)
-            self._frame_counts += rows @ (allowed @ self._one_hot)
+        if self._label is not None:
+            for sums, values in ((self._frame_sums, weight), (self._frame_counts, allowed)):
+                by_key = values.new_zeros((*values.shape[:-1], sums.shape[-1])).index_add_(
+                    -1, self._label, values
+                )
+                sums.index_add_(-2, self._label[strip.rows], by_key)
 
     def finish(self) -> LagProfileResult:
         counts = self._counts.round().long()
-        if self._one_hot is None:
+        if self._label is None:
             return LagProfileResult(self._sums, counts, None, None)
         # Frames are to frames what tokens are to tokens.
-        by_frame = _by_lag(self._frame_sums, 0), _by_lag(self._frame_counts, 0).round().long()
-        return LagProfileResult(self._sums, counts, *by_frame)
+        sums, frame_counts = (_by_lag(x[..., :-1, :-1], 0) for x in (self._frame_sums, self._frame_counts))
+        return LagProfileResult(self._sums, counts, sums, frame_counts.round().long())
 
 
 @final
@@ -400,6 +404,8 @@ def _by_lag(values: Float[Tensor, "*batch r L"], start: int) -> Float[Tensor, "*
     fixed order, with no index to scatter by.
     """
     rows, keys = values.shape[-2:]
+    if rows == 0 or keys == 0:
+        return values.new_zeros((*values.shape[:-2], keys))
     wide = torch.nn.functional.pad(values.flip(-2), (0, rows)).flatten(-2)
     # One number less a row moves row r by r places.
     diagonals = wide[..., : rows * (keys + rows - 1)].unflatten(-1, (rows, keys + rows - 1)).sum(-2)
@@ -407,7 +413,7 @@ def _by_lag(values: Float[Tensor, "*batch r L"], start: int) -> Float[Tensor, "*
     zero = start + rows - 1
     total = torch.zeros_like(values[..., 0, :])
     before = diagonals[..., : zero + 1].flip(-1)
-    total[..., : before.shape[-1]] += before[..., :keys]
+    total[..., : before.shape[-1]] += before
     after = diagonals[..., zero + 1 :]
     total[..., 1 : 1 + after.shape[-1]] += after
     return total

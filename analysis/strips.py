@@ -53,16 +53,18 @@ def strips(
 ) -> Iterator[tuple[slice, Float[Tensor, "B r L"], Float[Tensor, "B r L"] | None]]:
     """W of math.md section 2, and with ``signed`` the mean of M over channels, `ROWS` rows at a time.
 
-    Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. What has no
-    compiled form, such as a matrix on another device, is read by `AttentionMatrix.weigh`. On a GPU, strips are those of
-    `analysis.strips_triton`, of as many rows as it has.
+    Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. On a
+    GPU, strips are those of `analysis.strips_triton`, of as many rows as it has. What has no compiled form, such as a
+    matrix after the output projection, is read by `AttentionMatrix.weigh`.
     """
     L = matrix.length
     if matrix.device.type == "cuda" and find_spec("triton") and (folded := matrix.folded()) is not None:
         yield from import_module("analysis.strips_triton").strips(matrix, folded, signed)
         return
+    if L == 0:
+        return
     folded = matrix.folded() if matrix.device.type == "cpu" else None
-    if folded is None or folded[1].taps.shape[1] > 8:
+    if folded is None or folded[1].taps.shape[1] > 8 or _grows(folded[0]):
         for start in range(0, L, ROWS):
             rows = slice(start, min(start + ROWS, L))
             yield rows, *matrix.weigh(rows, slice(0, L), signed)
@@ -102,15 +104,15 @@ class _Clip:
         self._shares = min(SHARES, D)
         self._rows = torch.zeros((D, N * ROWS), dtype=scan.dtype).numpy()
         self._scan = (
-            _array(scan._rate[..., 0] * LOG2_E),
-            _array(scan._elapsed[0]),
-            _array(scan._step[0]),
+            _numbers(scan._rate[..., 0] * LOG2_E),
+            _numbers(scan._elapsed[0]),
+            _numbers(scan._step[0]),
             _array(scan.B[:, :, None] if scan.B.ndim == 2 else scan._input[0]),
             _array(scan.C[:, :, None] if scan.C.ndim == 2 else scan._output[0]),
         )
         self._options = (scan.residual == "elemental", scan.residual == "initial")
         self._mask = (scan.mask_diagonal, _array(scan._diagonal(0, first[..., 0])[0]))
-        # Not made contiguous: the scope ssm has one number here for all.
+        # Not made contiguous: in scope ssm these are views of one number.
         gate, slope, scale = (x[0].detach().numpy() for x in (folds.gate, folds.slope, folds.scale))
         self._folds = (
             folds.ahead, folds.squares, gate, _array(folds.skip.to(scan.dtype)), slope, _array(folds.taps), scale
@@ -145,6 +147,16 @@ class _Clip:
         list(pool.map(far_job, range(0, first, COLUMNS)))
         out[..., first:last] = near.sum(0)
         return out
+
+
+def _grows(scan: ImplicitAttention) -> bool:
+    """Whether an exponent may be above 0, which the compiled exp2 does not go far beyond: rates are to be negative."""
+    return bool((scan.A > 0).any() or (scan.delta < 0).any())
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    """As an array, NaN without a payload: `exp2` would take its low bits for an exponent."""
+    return _array(x.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=-torch.inf))
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -31,8 +31,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, in seconds: shows that it runs, no more.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep the groups that an earlier run has saved.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads on the CPU.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the inputs.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads on the CPU.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Of the inputs.")]
 Results = Annotated[Path, typer.Option(help="Folder of the JSON files.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 

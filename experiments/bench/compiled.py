@@ -52,6 +52,11 @@ def _new_process(script: str, cache: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
 
 
+def _failure(child: subprocess.CompletedProcess[str]) -> str:
+    said = child.stderr.strip().splitlines() or [f"the process ended with {child.returncode}"]
+    return "not measured: " + said[-1]
+
+
 def exp_error(group: str) -> Measured:
     """The exponential of the compiled scan against float64's, over every size of argument with a normal result.
 
@@ -75,7 +80,7 @@ def first_call(group: str) -> Measured:
         for subject in ("empty cache", "cached on disk"):
             child = _new_process(FIRST_CALLS, cache)
             if child.returncode:
-                problem = "not measured: " + child.stderr.strip().splitlines()[-1]
+                problem = _failure(child)
                 return Measured((*rows, Row(group, subject, "forward", "s", problem=problem)))
             took = json.loads(child.stdout.splitlines()[-1])
             rows += [Row(group, subject, quantity, "s", samples=(took[quantity],)) for quantity in took]
@@ -94,7 +99,7 @@ def assembly(group: str) -> Measured:
     with TemporaryDirectory() as cache:
         child = _new_process(ASSEMBLY, cache)
     if child.returncode:
-        problem = "not measured: " + child.stderr.strip().splitlines()[-1]
+        problem = _failure(child)
         return Measured((Row(group, "numba_cpu", "packed arithmetic", "instructions", problem=problem),))
     return Measured(
         tuple(
@@ -113,11 +118,12 @@ def count_widths(text: str) -> dict[int, int]:
 def kernel_resources(group: str) -> Measured:
     """Registers, spills and occupancy of the GPU kernels, as the compiler gives them without a GPU."""
     try:
-        module = import_module("experiments.bench.resources")
-    except ImportError as error:
-        return Measured((Row(group, "triton_gpu", "resources", "", problem=f"not measured: {error}"),))
+        found = import_module("experiments.bench.resources").kernel_resources()
+    except (ImportError, RuntimeError) as error:
+        problem = f"not measured: {str(error).splitlines()[-1]}"
+        return Measured((Row(group, "triton_gpu", "resources", "", problem=problem),))
     rows = []
-    for resources in module.kernel_resources():
+    for resources in found:
         fields: dict[str, Any] = asdict(resources) if is_dataclass(resources) else dict(resources)  # type: ignore[arg-type]
         name = " ".join(str(value) for value in fields.values() if isinstance(value, str))
         rows.append(Row(group, name, "resources", "", fields))

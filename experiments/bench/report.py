@@ -1,5 +1,6 @@
 """RESULTS.md and the plot, from the saved JSON alone."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,14 +22,14 @@ def write_report(results: Path, out: Path, plots: Path, tried: Path = TRIED) -> 
     plotted = save_plot(runs.values(), plots)
     parts = [
         "# Timings",
-        "Written by `python -m experiments.bench report` from the JSON files in `results/`, and from nothing else. "
+        "Written by `python -m experiments.bench report`: every figure comes from the saved JSON files. "
         "Figures are medians of repeated calls after a warm-up; things that are compared took turns in one process, "
         "and ratios are of medians of one run. Spread is the distance between quartiles. Nothing is timed that the "
         "correctness gate below refuses.",
         "## Targets",
         *_targets(Saved(runs), TARGETS),
         *(
-            [f"## Time against L\n\n![Time against L]({plotted.parent.name}/{plotted.name})"]
+            [f"## Time against L\n\n![Time against L]({os.path.relpath(plotted, out.parent)})"]
             if plotted
             else []
         ),

@@ -93,8 +93,8 @@ def amount(value: float) -> str:
 
 def digits(value: float) -> str:
     """Three significant digits without an exponent."""
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 

@@ -329,7 +329,9 @@ def _begin(states, place, lanes, A, channel, width):
     states[place : place + N * FIELDS * lanes] = 0
     for n in range(N):
         for w in range(width):
-            states[place + (n * FIELDS + RATE) * lanes + w] = A[channel + w, n] * A.dtype.type(LOG2_E)
+            rate = A[channel + w, n] * A.dtype.type(LOG2_E)
+            # `exp2` wants the NaN without a payload.
+            states[place + (n * FIELDS + RATE) * lanes + w] = A.dtype.type(np.nan) if rate != rate else rate
 
 
 @njit(cache=True, error_model="numpy")
@@ -371,7 +373,7 @@ def _forward(elemental: bool, mask: bool) -> Callable[..., None]:
         one, nan = splat(number(1)), splat(number(np.nan))
         limit, minus_log2_e = splat(number(127 if A.itemsize == 4 else 1023)), splat(number(-LOG2_E))
         steps = aligned(CHUNK * ROWS * lanes, A.dtype)
-        states = aligned(N * FIELDS * lanes, A.dtype)
+        states = aligned(max(1, N) * FIELDS * lanes, A.dtype)
         skip = aligned(lanes, A.dtype)
         kept = len(boundaries) > 0
         blocks, chunks = _blocks(channels, groups, lanes), (length + CHUNK - 1) // CHUNK

@@ -4,6 +4,8 @@ numba compiles loops over scalars and leaves it to LLVM whether, and how widely,
 Kernels that are to use whole registers say so with these: a `Vector` is LLVM's own vector type, which becomes one zmm
 register with AVX-512 and two ymm registers with AVX2. Every sum has one order, so the width of the machine changes no
 bit of a result. `load`, `store` and `transpose` take arrays of one axis without gaps, and do not check bounds.
+
+numba's cache on disk knows the file of a kernel but not this one: after a change here, remove the __pycache__ folders.
 """
 
 import operator
@@ -344,7 +346,8 @@ def exp2(x):
     x = k + f with k an integer and |f| <= 1/2; 2^f = 1 + f q(f), q fitted by Remez exchange. 2^0 is exactly 1. Where
     2^x is a normal number the error is under 1 ulp in float32 (the fit's 2e-9, degree 6, and rounding) and in float64
     (4e-18, degree 11). Below the normal numbers the result is less than the smallest of them, and 0 from 2^-127
-    (2^-1023) down and wherever denormals are flushed. NaN stays NaN. Source: ours.
+    (2^-1023) down and wherever denormals are flushed. NaN gives NaN where the low bits of its payload are 0, as in
+    numpy.nan; callers see to that. Source: ours.
     """
     raise NotImplementedError("exp2 is for numba functions")
 

@@ -112,11 +112,20 @@ def test_threads_change_no_bit(threads: Callable[[int], None]) -> None:
 def test_no_uninitialised_memory_is_read(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = problem(2, 21, 3, length)
     clean = outputs_and_gradients(arguments)
-    empty, empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))
+    for name in ("empty", "empty_like", "empty_strided"):
+        made = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, made=made, **k: made(*a, **k).fill_(torch.nan))
     poisoned = outputs_and_gradients(arguments)
     assert all(torch.equal(a, b) for a, b in zip(clean, poisoned, strict=True))
+
+
+def test_any_nan_among_the_rates_is_seen() -> None:
+    """Whatever its payload, which exp2 would take for an exponent; 0x7fffffff is the one that NVIDIA's GPUs make."""
+    arguments = problem(1, 3, 2, 5)
+    arguments["A"][1, 0] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    out = selective_scan(**arguments, backend="numba_cpu")
+    assert out[:, 1].isnan().all()
+    assert out[:, ::2].isfinite().all()
 
 
 @pytest.mark.parametrize("layout", ["time", "channels", "neither"])
