@@ -61,13 +61,15 @@ def kernel_resources(*, backward: bool = True) -> list[KernelResources]:
     Of its own, as Triton decides at import whether it compiles or interprets.
 
     Raises:
-        RuntimeError: the kernels do not compile; with what the compiler said.
+        RuntimeError: the kernels do not compile, with what the compiler said, or the process was ended.
     """
     command = [sys.executable, "-m", "experiments.bench.resources", *(["--backward"] if backward else [])]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the kernels did not compile for a GPU: {done.stderr.strip()}")
+        raise RuntimeError(
+            f"compiling the kernels ended with status {done.returncode}: {done.stderr.strip()}"
+        )
     return [KernelResources(**row) for row in json.loads(done.stdout)]
 
 

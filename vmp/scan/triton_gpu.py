@@ -21,11 +21,11 @@ in the same way. Within a chunk K steps are run again to states T apart, then T 
 through these from the end. The equations are those of `numba_cpu`. Gradients that sum over channels or chunks are
 written apart and summed by torch: no atomics, the same bits every run.
 
-Directions. One launch is one direction: the two of a layer have different inputs (the backward one is convolved
-and projected by itself), and a second launch costs microseconds. Where a direction alone leaves the device idle, chunks
-fill it.
+Directions. One launch is one direction: the two of a layer have inputs of their own (the backward one is convolved
+and projected by itself), and where one leaves the device idle, chunks fill it. Not timed, as `plan`'s thresholds are
+not: they count warps. A direction would be one more axis of the grid.
 
-Source: ours; chunks with carried state as in Gu and Dao, arXiv 2312.00752, section 3.3.
+Source: ours.
 """
 
 import contextlib
