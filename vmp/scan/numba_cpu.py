@@ -19,11 +19,13 @@ c_t[n] = C_t[n] dy_t,
 in which the terms in parentheses are those of residual "elemental". Source: ours, by the chain rule.
 """
 
+import ctypes
 import functools
 import math
+import pathlib
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -218,10 +220,7 @@ def _run(
     updates: int,
     arguments: tuple[Any, ...],
 ) -> None:
-    """Run all jobs, shared among as many threads as torch uses. Threads live for one call, so that no fork loses them.
-
-    An exception in a thread is raised here.
-    """
+    """Run all jobs, shared among as many threads as torch uses, and raise here what is raised in one of them."""
     jobs = size[0] * _jobs(size[1], groups)
     threads = 1 if updates < SERIAL else max(1, min(torch.get_num_threads(), jobs))
     failures: list[BaseException] = []
@@ -232,14 +231,52 @@ def _run(
         except BaseException as error:
             failures.append(error)
 
+    if threads == 1:
+        share(0)
+    else:
+        _in_parallel(share, threads)
+    if failures:
+        raise failures[0]
+
+
+_TEAM_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@functools.cache
+def _openmp() -> Callable[..., None] | None:
+    """GOMP_parallel of the OpenMP library that torch has loaded, or None where it comes with none of its own."""
+    bundled = sorted(pathlib.Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
+    if len(bundled) != 1:
+        return None
+    function = ctypes.CDLL(str(bundled[0])).GOMP_parallel
+    function.argtypes = (_TEAM_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return cast(Callable[..., None], function)
+
+
+def _in_parallel(share: Callable[[int], None], threads: int) -> None:
+    """Call `share` with 0, 1, ..., each in a thread of its own.
+
+    The threads are those of torch's own OpenMP team where there is one. For some milliseconds after an operation of
+    torch they wait for the next one in a busy loop, and other threads would have to share the cores with them.
+    """
+    openmp = _openmp()
+    if openmp is not None:
+        shares = iter(range(threads))
+
+        def work(_: object) -> None:
+            # The team may be smaller than asked for, so each of its threads takes shares until none is left.
+            for index in shares:
+                share(index)
+
+        openmp(_TEAM_WORK(work), None, threads, 0)
+        return
     others = [threading.Thread(target=share, args=(index,)) for index in range(1, threads)]
     for thread in others:
         thread.start()
     share(0)
     for thread in others:
         thread.join()
-    if failures:
-        raise failures[0]
 
 
 @njit(cache=True, error_model="numpy")
