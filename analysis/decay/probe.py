@@ -18,7 +18,6 @@ from analysis.decay.heatmaps import Heatmap, block_mean, block_size
 from analysis.decay.measure import WEIGHT_UNITS
 from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
-from analysis.decay.unfinished import ClipRecord, Unfinished
 from analysis.inputs import Sample
 from analysis.reduce import (
     AbsoluteMean,
@@ -29,6 +28,7 @@ from analysis.reduce import (
     Reducer,
     reduce,
 )
+from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import Scope, scoped
 from vmp.config import TokenLayout
 from vmp.scan import choose_backend
