@@ -154,7 +154,7 @@ def test_random_tokens_depend_on_the_seed_alone():
 @pytest.mark.parametrize(("name", "side"), [("both", None), ("both j<=i", np.tril), ("both j>=i", np.triu)])
 def test_sums_of_self_attention_whole_and_by_side(samples, name, side):
     """Contributions by their definition: the norm over heads of P v, P from exponentials as written."""
-    model = video_model("attention", num_heads=3)
+    model = video_model("attention", num_heads=3, image_size=16, patch_size=8)
     found = probe(model, samples, layers=[1], scopes=["contribution"], draw=[1])
     (sums,) = [s for s in found.sums if s.direction == name]
     assert sums.predicted is None
@@ -179,7 +179,7 @@ def test_sums_of_self_attention_whole_and_by_side(samples, name, side):
 
 
 def test_self_attention_goes_on_from_kept_clips(samples, tmp_path):
-    model = video_model("attention", num_heads=3)
+    model = video_model("attention", num_heads=3, image_size=16, patch_size=8)
     runs = []
     for _ in range(2):
         keep = Unfinished(tmp_path / "kept")
