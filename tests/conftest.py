@@ -26,7 +26,10 @@ CHECKED = [
     "analysis.reduce",
     "analysis.weights",
     "analysis.theory",
+    "analysis.bootstrap",
+    "analysis.quantities",
     "analysis.decay",
+    "analysis.contradiction",
     "experiments.data",
 ]
 install_import_hook(CHECKED, "beartype.beartype")

@@ -1,23 +1,15 @@
 """The figures of a decay result, as PNG and SVG."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib.style
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.decay.heatmaps import Heatmap
 from analysis.decay.result import DecayResult
-
-PANEL = (3.3, 2.6)
-"""Inches of one panel of a grid."""
-
-COLUMNS = 3
+from analysis.figures import draw_all, layer_grid
 
 
 def write_figures(
@@ -27,21 +19,7 @@ def write_figures(
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Draw everything a result holds into a folder, each figure as PNG and SVG, and return the PNG paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    with matplotlib.style.context(plots.STYLE):
-        for name, draw in figure_makers(result, heatmaps).items():
-            written.append(save_figure(draw(), directory / name))
-            if progress is not None:
-                progress(name)
-    return written
-
-
-def save_figure(figure: Figure, stem: Path) -> Path:
-    """Write ``stem``.png and ``stem``.svg and return the first."""
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(stem.with_suffix(".png"))
-    return stem.with_suffix(".png")
+    return draw_all(figure_makers(result, heatmaps), directory, progress)
 
 
 def figure_makers(result: DecayResult, heatmaps: Sequence[Heatmap]) -> dict[str, Callable[[], Figure]]:
@@ -54,7 +32,8 @@ def figure_makers(result: DecayResult, heatmaps: Sequence[Heatmap]) -> dict[str,
             makers[f"attention_{scope}_layer{layer:02d}"] = partial(attention_figure, result, pair)
         grid = partial(layer_grid, result, scope)
         makers[f"lag_profile_{scope}"] = partial(grid, plots.plot_lag_profile)
-        makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope)
+        if any(sums.predicted is not None for sums in result.sums):
+            makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope)
         makers[f"by_layer_{scope}"] = partial(by_layer_figure, result, scope)
         if result.layout.frames < 2:
             continue
@@ -72,13 +51,15 @@ def attention_figure(result: DecayResult, heatmaps: Sequence[Heatmap]) -> Figure
     axes = figure.subplots(1, len(heatmaps), squeeze=False)[0]
     for ax, heatmap in zip(axes, heatmaps, strict=True):
         plots.plot_implicit_attention(heatmap, result.layout, ax, norm=norm)
-    figure.colorbar(axes[-1].images[0], ax=list(axes), label=plots.weight_label(heatmaps[0].scope))
+    figure.colorbar(
+        axes[-1].images[0], ax=list(axes), label=plots.weight_label(result.weight_unit(heatmaps[0].scope))
+    )
     return figure
 
 
 def frame_matrix_figure(result: DecayResult, scope: str, layers: Sequence[int]) -> Figure:
     """Frame matrices of some layers, a row each, on one colour scale."""
-    directions = result.directions
+    directions = result.whole_directions
     figure = Figure(figsize=(1.0 + 3.2 * len(directions), 3.0 * len(layers)))
     axes = figure.subplots(len(layers), len(directions), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
@@ -113,33 +94,4 @@ def half_life_figure(result: DecayResult, scope: str) -> Figure:
     """Measured against predicted half-lives."""
     figure = Figure(figsize=(5.6, 4.2))
     plots.plot_half_lives(result, scope, figure.subplots())
-    return figure
-
-
-def layer_grid(
-    result: DecayResult,
-    scope: str,
-    draw: Callable[[DecayResult, int, str, Axes], Axes],
-    *,
-    legend: bool = True,
-) -> Figure:
-    """A panel a layer, with one legend for all where their entries are the same."""
-    layers = result.layers
-    columns = 2 if len(layers) in (2, 4) else min(COLUMNS, len(layers))
-    rows = math.ceil(len(layers) / columns)
-    figure = Figure(figsize=(max(5.2, PANEL[0] * columns), PANEL[1] * rows + 0.5 * legend))
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    for ax, layer in zip(axes, layers, strict=False):
-        draw(result, layer, scope, ax)
-    for ax in axes[len(layers) :]:
-        ax.remove()
-    handles = {
-        label: handle
-        for ax in axes[: len(layers)]
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    if legend and handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles))
-        )
     return figure
