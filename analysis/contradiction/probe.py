@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analysis.capture import Capture, record
 from analysis.capture.recorder import family_of
-from analysis.contradiction.layer import Captured, Key, measure_layer
+from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
 from analysis.unfinished import Unfinished
@@ -27,7 +27,10 @@ from vmp.scan import choose_backend
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """What `probe` gives: values in the order in which layers ran, and what was shown."""
+    """What `probe` gives: values in the order in which layers ran, and what was shown.
+
+    ``margin``: how far a mediator was kept from the other two tokens of its triple.
+    """
 
     values: tuple[ClipValues, ...]
     layout: TokenLayout
@@ -35,6 +38,7 @@ class Probed:
     labels: tuple[str | None, ...]
     dtype: str
     backend: str
+    margin: int
 
 
 def probe(
@@ -47,6 +51,7 @@ def probe(
     seed: int,
     progress: Callable[[str], None] | None = None,
     unfinished: Unfinished | None = None,
+    first: int = 0,
 ) -> Probed:
     """Contradiction of a model on samples, one sample at a time.
 
@@ -58,7 +63,8 @@ def probe(
         mediators: how many tokens are replaced, one at a time, in each layer and clip.
         seed: of mediators, their replacements and triples; with the clip's and the layer's index it fixes them.
         progress: called with a few words after each layer, direction and scope of each sample.
-        unfinished: where each sample's values are kept as they come, and taken from instead of run again.
+        unfinished: where each sample's values are kept as they come, and taken from instead of run again; ``first``
+            is the number there of the first sample.
 
     Raises:
         TypeError: from `analysis.capture`, where the model is of no known family or a layer has nothing to capture.
@@ -76,7 +82,7 @@ def probe(
     for index, sample in enumerate(samples):
         names.append(sample.name)
         labels.append(sample.label)
-        kept = None if unfinished is None else unfinished.get(index)
+        kept = None if unfinished is None else unfinished.get(first + index)
         if kept is None:
             clip: dict[Key, dict[str, np.ndarray]] = {}
             with torch.inference_mode():
@@ -87,7 +93,7 @@ def probe(
                         say(key)
                 about = about or _about(family.captures(model, layer, hidden)[0])
             if unfinished is not None:
-                unfinished.put(index, clip, about)
+                unfinished.put(first + index, clip, about)
         else:
             record_, about = kept
             clip = {
@@ -112,6 +118,7 @@ def probe(
         labels=tuple(labels),
         dtype=about["dtype"],
         backend=about["backend"],
+        margin=about["margin"],
     )
 
 
@@ -136,5 +143,6 @@ def _about(capture: Captured) -> dict[str, Any]:
     return {
         "layout": vars(capture.layout),
         "dtype": str(used.dtype).removeprefix("torch."),
+        "margin": reach(capture),
         "backend": choose_backend(used) if isinstance(capture, Capture) else "none: self-attention",
     }
