@@ -135,10 +135,11 @@ class Sensitivity:
     ) -> tuple[dict[Scope, Entries], dict[Scope, Entries], Tensor | None]:
         both = entries(capture, self._scopes, row.repeat(2), torch.cat([column, other]))
         first, second = torch.arange(2 * len(row)).chunk(2) if len(row) else (row, row)
+        of_softmax = logits(capture, row, column)
         return (
             {scope: found.at(first) for scope, found in both.items()},
             {scope: found.at(second) for scope, found in both.items()},
-            logits(capture, row, column),
+            None if of_softmax is None else of_softmax.cpu(),
         )
 
     def replaced(self, place: int, captures: Sequence[Captured]) -> None:
