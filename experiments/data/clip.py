@@ -10,9 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics too.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from analysis.inputs import MEAN, STD
 
 
 @final
