@@ -5,7 +5,7 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,8 +25,17 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "forward": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "backward": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    "both": {"color": "#000000", "linestyle": "-", "marker": "D"},
+    "both j<=i": {"color": "#56B4E9", "linestyle": "--", "marker": "<"},
+    "both j>=i": {"color": "#E69F00", "linestyle": ":", "marker": ">"},
+    "time": {"color": "#009E73", "linestyle": "-", "marker": "o"},
+    "time j<=i": {"color": "#009E73", "linestyle": "--", "marker": "<"},
+    "time j>=i": {"color": "#009E73", "linestyle": ":", "marker": ">"},
+    "space": {"color": "#CC79A7", "linestyle": "-", "marker": "s"},
+    "space j<=i": {"color": "#CC79A7", "linestyle": "--", "marker": "<"},
+    "space j>=i": {"color": "#CC79A7", "linestyle": ":", "marker": ">"},
 }
-"""How each direction is drawn; markers are used where points are few."""
+"""How each direction, and side of self-attention, is drawn; markers are used where points are few."""
 
 MODEL_LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#000000", "marker": "D", "linestyle": "-"},
@@ -62,11 +71,17 @@ def new_axes(ax: Axes | None) -> Axes:
 
 @styled
 def plot_implicit_attention(
-    heatmap: Heatmap, layout: Layout, ax: Axes | None = None, *, norm: LogNorm | None = None
+    heatmap: Heatmap,
+    layout: Layout,
+    ax: Axes | None = None,
+    *,
+    norm: LogNorm | None = None,
+    unit: str | None = None,
 ) -> Axes:
     """W of one layer and direction on a log scale, frame borders as lines; white where W is 0.
 
-    ``norm`` shares a colour scale between axes; a colour bar is then left to the caller.
+    ``norm`` shares a colour scale between axes; a colour bar is then left to the caller. ``unit`` of W is that of a
+    scan's scope where None.
     """
     ax = new_axes(ax)
     shown = np.ma.masked_less_equal(heatmap.values, 0)
@@ -79,7 +94,7 @@ def plot_implicit_attention(
     ax.set(xlabel="key j (token)", ylabel="query i (token)")
     ax.set_title(f"layer {heatmap.layer}, {heatmap.direction}, scope {heatmap.scope}")
     if norm is None:
-        ax.figure.colorbar(image, ax=ax, label=weight_label(heatmap.scope))
+        ax.figure.colorbar(image, ax=ax, label=weight_label(unit or WEIGHT_UNITS[heatmap.scope]))
     return ax
 
 
@@ -92,8 +107,8 @@ def log_norm(heatmaps: Sequence[Heatmap]) -> LogNorm:
     return LogNorm(max(positive.min(), top * 10.0**-DECADES), top, clip=True)
 
 
-def weight_label(scope: str) -> str:
-    return f"W ({WEIGHT_UNITS[scope]})"
+def weight_label(unit: str) -> str:
+    return f"W ({unit})"
 
 
 def frame_borders(layout: Layout) -> list[float]:
@@ -126,13 +141,14 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
         ax.plot(lags, curve.value, **{**look, "marker": look["marker"] if few else ""}, label=direction)
         if curve.low is not None and curve.high is not None:
             ax.fill_between(lags, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
-        _fit_line(result, curve, unit, ax)
+        if direction in result.whole_directions:
+            _fit_line(result, curve, unit, ax)
     if ax.lines:
         ax.set_yscale("log")
     else:
         no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
-    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({WEIGHT_UNITS[scope]})")
+    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope)})")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
@@ -161,7 +177,7 @@ def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
         line,
         color="black",
         linewidth=0.9,
-        linestyle=":" if curve.direction == "forward" else "-.",
+        linestyle="-." if curve.direction == "backward" else ":",
         label=f"exponential fit, {curve.direction}",
     )
 
@@ -257,7 +273,7 @@ def plot_frame_matrix(
 def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
     """What the class token gives to each frame, by direction, with what it keeps to itself in the legend."""
     ax = new_axes(ax)
-    for shift, direction in zip((-0.08, 0.08), result.directions, strict=False):
+    for shift, direction in _side_by_side(result.whole_directions, 0.08):
         curve = result.curve(layer, direction, scope, "class_row")
         if curve is None or not np.isfinite(curve.value).any():
             continue
@@ -284,6 +300,12 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
     return ax
 
 
+def _side_by_side(directions: Sequence[str], reach: float) -> Iterator[tuple[float, str]]:
+    """Each direction with its shift along the axis, so that none hides another."""
+    shifts = np.linspace(-reach, reach, len(directions)) if len(directions) > 1 else [0.0]
+    yield from zip(map(float, shifts), directions, strict=True)
+
+
 def _error_bars(curve: Curve) -> np.ndarray | None:
     if curve.low is None or curve.high is None:
         return None
@@ -294,7 +316,7 @@ def _error_bars(curve: Curve) -> np.ndarray | None:
 def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | None = None) -> Axes:
     """One quantity by layer and direction with intervals over clips; gaps are left open, arrows go beyond."""
     ax = new_axes(ax)
-    for shift, direction in zip((-0.06, 0.06), result.directions, strict=False):
+    for shift, direction in _side_by_side(result.directions, 0.06):
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
         points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
@@ -327,7 +349,7 @@ def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None)
     """Differences of one quantity by layer and direction, with paired intervals and a line at zero."""
     ax = new_axes(ax)
     directions = dict.fromkeys(d.direction for d in differences)
-    for shift, direction in zip((-0.08, 0.08), directions, strict=False):
+    for shift, direction in _side_by_side(tuple(directions), 0.08):
         rows = [d for d in differences if d.direction == direction]
         look = {**LOOKS[direction], "linestyle": "none"}
         points(ax, np.array([row.layer for row in rows]) + shift, rows, direction, look)

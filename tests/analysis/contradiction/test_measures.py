@@ -37,7 +37,7 @@ class Layer:
         self.family = family_of(self.model)
         sample = Sample(clip(batch=1)[0], "clip")
         with torch.no_grad():
-            self.hidden = layer_inputs(self.model, sample, [1])[1]
+            ((self.hidden, self.directions),) = layer_inputs(self.model, sample, [1])[1]
             self.captures = self.again(self.hidden)
 
     def again(self, hidden):
@@ -97,7 +97,7 @@ def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
 def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
     rng = np.random.default_rng(3)
     similarity = cosine(layer.hidden[0])
-    found = dict(measure_layer(layer.family, layer.model, 1, layer.hidden, SCOPES, 4, rng))
+    found = dict(measure_layer(layer.family, layer.model, 1, layer.hidden, layer.directions, SCOPES, 4, rng))
     # The transitivity residual's triples come third from the generator.
     rng = np.random.default_rng(3)
     margin = reach(layer.captures[0])
@@ -151,7 +151,9 @@ def test_the_rank_is_bounded_by_states_and_taps(layer):
 def test_one_state_is_transitive_and_of_rank_one():
     layer = Layer({"variant": "videomamba", "d_state": 1})
     found = dict(
-        measure_layer(layer.family, layer.model, 1, layer.hidden, ["ssm"], 6, np.random.default_rng(0))
+        measure_layer(
+            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
+        )
     )
     assert len(found) == 2
     for values in found.values():
@@ -163,7 +165,9 @@ def test_one_state_is_transitive_and_of_rank_one():
 def test_more_states_are_not_transitive():
     layer = Layer({"variant": "videomamba"})
     found = dict(
-        measure_layer(layer.family, layer.model, 1, layer.hidden, ["ssm"], 6, np.random.default_rng(0))
+        measure_layer(
+            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
+        )
     )
     assert all(values["transitivity_residual"] > 0.01 for values in found.values())
 
@@ -172,7 +176,11 @@ def test_a_mask_makes_the_residual_1_and_what_is_before_it_is_that_of_the_plain_
     masked, plain = Layer({"variant": "mask"}), Layer({"variant": "videomamba"})
     masked.model.load_state_dict(plain.model.state_dict())
     one, other = (
-        dict(measure_layer(x.family, x.model, 1, plain.hidden, ["ssm"], 4, np.random.default_rng(0)))
+        dict(
+            measure_layer(
+                x.family, x.model, 1, plain.hidden, plain.directions, ["ssm"], 4, np.random.default_rng(0)
+            )
+        )
         for x in (masked, plain)
     )
     key = (1, "backward", "ssm")
