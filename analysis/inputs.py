@@ -2,7 +2,7 @@
 
 A source is an entry point of the group "analysis.clips", called as
 ``source(num_frames=, image_size=, count=, seed=, paths=)``, that yields objects with ``video``, float32 (3,
-T, H, W) normalised as the models expect, ``name`` and ``label``. This package imports none of them.
+T, H, W) normalised by `MEAN` and `STD`, ``name`` and ``label``. This package imports none of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +17,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 GROUP = "analysis.clips"
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Per-channel statistics of ImageNet on [0, 1], with which every source normalises, as VideoMamba and VideoMambaPro do
+on Kinetics too."""
 DEFAULT_SOURCE = "photo-pan"
 VIDEO_SOURCE = "video"
 

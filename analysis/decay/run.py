@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from analysis.capture import family_of
 from analysis.decay.figures import write_figures
 from analysis.decay.heatmaps import Heatmap, save_heatmaps
 from analysis.decay.measure import measure
@@ -61,7 +63,7 @@ def run(
     shown = DistinctFrames(samples)
     if keep is not None:
         keep.begin(clips_depend_on(request, loaded))
-    total = count * len(layers) * rows_a_layer(config) * len(scopes)
+    total = count * len(layers) * rows_a_layer(loaded.model, config) * len(scopes)
     probed = probe(
         loaded.model.to(device, dtype),
         shown,
@@ -117,10 +119,11 @@ def write(
         write_figures(result, heatmaps, new / "figures", progress)
 
 
-def rows_a_layer(config: ModelConfig) -> int:
+def rows_a_layer(model: nn.Module, config: ModelConfig) -> int:
     """How many directions, and sides of a direction, a layer is reported in."""
     if config.mixer == "attention":
-        return len(views("forward" if config.directions == "forward" else "both"))
+        sites = family_of(model).sites(model, 0)
+        return len(sites) * len(views("forward" if config.directions == "forward" else "both"))
     return 2 if config.directions == "both" else 1
 
 
