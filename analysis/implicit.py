@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vmp.scan import selective_scan
@@ -98,6 +98,12 @@ class AttentionMatrix(ABC):
     def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """First and last key, both included, that each row may see by structure; first > last where there is none."""
 
+    def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
+        """Which keys each of the rows may see by structure: those from the first to the last that is allowed."""
+        first, last = (bound[rows, None] for bound in self.allowed())
+        keys = torch.arange(self.length)
+        return (keys >= first) & (keys <= last)
+
     @abstractmethod
     def folded(self) -> tuple[ImplicitAttention, Folds] | None:
         """The scan's matrix and what surrounds it, or None where the matrix is not of that form."""
@@ -143,11 +149,9 @@ class AttentionMatrix(ABC):
         for piece in self._pieces(within):
             target = _shift(piece, -within.top, -within.left)
             at = (slice(None), slice(target.top, target.bottom), slice(target.left, target.right))
-            for channels in self._channel_blocks(piece):
-                entries = self._fill(piece, channels)
-                if mean is not None:
-                    mean[at] += entries.sum(1)
-                weight[at] += self._magnitude(entries)
+            weight[at], total = self._sums(piece, signed)
+            if mean is not None and total is not None:
+                mean[at] = total
         weight = self.finish(weight)
         if mean is not None:
             mean /= self.channels
@@ -165,6 +169,20 @@ class AttentionMatrix(ABC):
                 "column(), reduce it with analysis.reduce, or raise max_bytes"
             )
         return self.tile(slice(0, self.length), slice(0, self.length))
+
+    def _sums(
+        self, piece: Rectangle, signed: bool
+    ) -> tuple[Float[Tensor, "B r c"], Float[Tensor, "B r c"] | None]:
+        """What `finish` turns into W, and with ``signed`` the sum of M over channels, on one rectangle of `_pieces`."""
+        shape = (self.batch, piece.bottom - piece.top, piece.right - piece.left)
+        weight = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        total = torch.zeros_like(weight) if signed else None
+        for channels in self._channel_blocks(piece):
+            entries = self._fill(piece, channels)
+            if total is not None:
+                total += entries.sum(1)
+            weight += self._magnitude(entries)
+        return weight, total
 
     def _magnitude(self, entries: Float[Tensor, "B d r c"]) -> Float[Tensor, "B r c"]:
         return entries.abs_().sum(1)

@@ -102,11 +102,8 @@ def _strip(
     weight: Float[Tensor, "B r L"],
     mean: Float[Tensor, "B r L"] | None,
 ) -> Strip:
-    first, last = (bound[rows, None] for bound in operator.allowed())
-    keys = torch.arange(operator.length)
     share, valid = normalise(weight)
-    allowed = (keys >= first) & (keys <= last)
-    return Strip(rows, weight, mean, allowed.to(weight.device), share, valid)
+    return Strip(rows, weight, mean, operator.sees(rows).to(weight.device), share, valid)
 
 
 class _Square(Reducer):

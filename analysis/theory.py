@@ -7,6 +7,7 @@ puts every claim to random scans, both ways, and to those of a checkpoint. All v
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -201,3 +202,8 @@ CLAIMS: Mapping[str, Claim] = {
     )
 }
 """The claims by id, in the order of math.md section 5."""
+
+if __name__ == "__main__":
+    from analysis._theory.cli import main  # It stands on this module.
+
+    sys.exit(main())

@@ -9,6 +9,9 @@ K is the causal depthwise convolution as a band matrix. ``silu v = sigmoid(v) v`
 for the given clip, as in Zimerman, Ali and Wolf (arXiv 2405.16504). The norms of ``contribution`` are those that
 Kobayashi et al. (arXiv 2004.10102) use for self-attention.
 
+Self-attention has the counterparts that `analysis.softmax` defines: the softmax matrix of each head for ``ssm``, the
+same with values and output projection for ``mixer``, and the vectors P^h_ij v^h_j over heads for ``contribution``.
+
 Weights are W_ij = mean over channels of abs(M_ij) for ``ssm`` and ``mixer``, and the Euclidean norm over channels
 for ``contribution``. P is W with each row divided by its sum; a row whose sum is 0 has no P.
 """
@@ -23,19 +26,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from analysis.capture import Capture
+from analysis.capture import AttentionCapture, Capture
 from analysis.implicit import SCRATCH, AttentionMatrix, Folds, ImplicitAttention, Rectangle
+from analysis.softmax import AttentionContribution, ProjectedAttention
 
 Scope = Literal["ssm", "mixer", "contribution"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
-def scoped(capture: Capture, scope: str, *, project: bool = False) -> AttentionMatrix:
-    """The matrix of one captured direction in one scope.
+def scoped(capture: Capture | AttentionCapture, scope: str, *, project: bool = False) -> AttentionMatrix:
+    """The matrix of one captured direction, or self-attention, in one scope.
 
     ``project`` measures ``contribution`` after the output projection, in the units of the residual stream; it costs
-    D M operations a pair, so it is for small models. Raises ValueError for an unknown scope, or for ``project`` in
-    another one.
+    D M operations a pair, or H M for self-attention, so it is for small models. Raises ValueError for an unknown
+    scope, or for ``project`` in another one.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope: {scope!r} is none of {', '.join(SCOPES)}")
@@ -43,6 +47,10 @@ def scoped(capture: Capture, scope: str, *, project: bool = False) -> AttentionM
         raise ValueError(f"project=True measures contributions after the projection; scope is {scope!r}")
     if scope == "ssm":
         return capture.operator()
+    if isinstance(capture, AttentionCapture):
+        if scope == "contribution" and not project:
+            return AttentionContribution(capture.operator(), capture.v)
+        return ProjectedAttention(capture.operator(), capture.v, capture.out_weight, norms=project)
     if scope == "mixer":
         return MixerMatrix(capture)
     return Contribution(capture, project=project)

@@ -27,7 +27,10 @@ CHECKED = [
     "analysis.weights",
     "analysis.theory",
     "analysis._theory",
+    "analysis.bootstrap",
+    "analysis.quantities",
     "analysis.decay",
+    "analysis.contradiction",
     "experiments.data",
 ]
 install_import_hook(CHECKED, "beartype.beartype")

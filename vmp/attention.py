@@ -35,13 +35,13 @@ class SelfAttentionMixer(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "B L M"]) -> Float[Tensor, "B L M"]:
         """The mixer's output for a sequence of normalised tokens."""
-        query, key, value = self._heads(hidden)
+        query, key, value = self.heads(hidden)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self._causal)
         return self.out_proj(rearrange(mixed, "b h l c -> b l (h c)"))
 
     def probabilities(self, hidden: Float[Tensor, "B L M"]) -> Float[Tensor, "B H L L"]:
         """P: row i of head h is the weights with which token i reads every token's value. Rows sum to 1."""
-        query, key, _ = self._heads(hidden)
+        query, key, _ = self.heads(hidden)
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         if self._causal:
             later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
@@ -50,16 +50,17 @@ class SelfAttentionMixer(nn.Module):
 
     def values(self, hidden: Float[Tensor, "B L M"]) -> Float[Tensor, "B H L C"]:
         """v, the values that `probabilities` weigh."""
-        return self._heads(hidden)[2]
+        return self.heads(hidden)[2]
 
-    @property
-    def _causal(self) -> bool:
-        return self.config.directions == "forward"
-
-    def _heads(
+    def heads(
         self, hidden: Float[Tensor, "B L M"]
     ) -> tuple[Float[Tensor, "B H L C"], Float[Tensor, "B H L C"], Float[Tensor, "B H L C"]]:
+        """q, k and v of each head."""
         query, key, value = rearrange(
             self.qkv(hidden), "b l (three h c) -> three b h l c", three=3, h=self.config.num_heads
         )
         return query, key, value
+
+    @property
+    def _causal(self) -> bool:
+        return self.config.directions == "forward"

@@ -114,6 +114,7 @@ def exponential(case: Case, dropped: str | None) -> float:
     return entrywise(profile / profile[:, :1], torch.exp(-rate * lag))
 
 
+@torch.enable_grad()
 def adjoint(case: Case, dropped: str | None) -> float:
     u = case.u.clone().requires_grad_()
     cotangent = case.u.flip(0).roll(1, -1)

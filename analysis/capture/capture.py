@@ -101,17 +101,3 @@ class Capture:
     def output(self) -> Float[Tensor, "B D L"]:
         """This direction's share of the mixer's output before its last projection."""
         return self.gate() * self.operator().apply(self.u)
-
-
-def rebuild(directions: list[Capture]) -> Float[Tensor, "B L M"]:
-    """A layer's output from the captures of all its directions.
-
-    Raises ValueError where the captures are of more than one layer or name a direction twice.
-    """
-    if len({capture.layer for capture in directions}) != 1 or len({c.direction for c in directions}) != len(
-        directions
-    ):
-        met = ", ".join(f"layer {c.layer} {c.direction}" for c in directions) or "no capture"
-        raise ValueError(f"directions: {met}; wanted each direction of one layer once")
-    total = torch.stack([capture.output() for capture in directions]).sum(0)
-    return F.linear(total.transpose(1, 2), directions[0].out_weight, directions[0].out_bias)

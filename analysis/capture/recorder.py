@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.capture import vmp_models
+from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
 
 
@@ -23,8 +24,8 @@ class Family(Protocol):
     def mixers(self, model: Any) -> Sequence[nn.Module]:
         """The token mixers, in the order of the layers."""
 
-    def captures(self, model: Any, layer: int, hidden: Tensor) -> list[Capture]:
-        """The directions of one layer, from the mixer's input (B, L, M). Raises TypeError where it has no scan."""
+    def captures(self, model: Any, layer: int, hidden: Tensor) -> list[Capture] | list[AttentionCapture]:
+        """The directions of one layer, from the mixer's input (B, L, M). Raises TypeError where it has none."""
 
 
 FAMILIES: tuple[Family, ...] = (vmp_models,)
@@ -53,9 +54,9 @@ def layer_indices(layers: Sequence[int] | None, depth: int) -> list[int]:
 def record(
     model: nn.Module,
     layers: Sequence[int] | None = None,
-    sink: Callable[[Capture], None] | None = None,
-) -> Iterator[list[Capture]]:
-    """Record every chosen layer's scans while the model runs.
+    sink: Callable[[Capture | AttentionCapture], None] | None = None,
+) -> Iterator[list[Capture | AttentionCapture]]:
+    """Record every chosen layer's scans, or self-attention, while the model runs.
 
     Args:
         model: a model of a known family.
@@ -67,12 +68,12 @@ def record(
         The list that captures are appended to, layer by layer, forward before backward. Empty with a ``sink``.
 
     Raises:
-        TypeError: an unknown family, or a chosen layer whose mixer is no scan.
+        TypeError: an unknown family, or a chosen layer with neither scan nor self-attention.
         IndexError: a layer out of range.
     """
     family = family_of(model)
     mixers = family.mixers(model)
-    kept: list[Capture] = []
+    kept: list[Capture | AttentionCapture] = []
     take = kept.append if sink is None else sink
 
     def hook_for(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -1,13 +1,17 @@
-"""Adapter for the models of this package: video, image and language models with Mamba mixers."""
+"""Adapter for the models of this package: video, image and language models with Mamba or self-attention mixers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
+from vmp.attention import SelfAttentionMixer
+from vmp.config import TokenLayout
 from vmp.mixer import MambaMixer
 from vmp.model import LanguageModel, VideoModel
 
@@ -22,11 +26,17 @@ def mixers(model: VideoModel | LanguageModel) -> Sequence[nn.Module]:
     return [model.get_submodule(f"layers.{layer}.mixer") for layer in range(model.config.depth)]
 
 
-def captures(model: VideoModel | LanguageModel, layer: int, hidden: Tensor) -> list[Capture]:
-    mixer = mixers(model)[layer]
-    if not isinstance(mixer, MambaMixer):
-        raise TypeError(f"layer {layer} is a {type(mixer).__name__}, which has no selective scan to capture")
+def captures(
+    model: VideoModel | LanguageModel, layer: int, hidden: Tensor
+) -> list[Capture] | list[AttentionCapture]:
     layout = model.token_layout(hidden.shape[1]) if isinstance(model, LanguageModel) else model.token_layout()
+    mixer = mixers(model)[layer]
+    if isinstance(mixer, SelfAttentionMixer):
+        return [_attention(mixer, layer, hidden, layout)]
+    if not isinstance(mixer, MambaMixer):
+        raise TypeError(
+            f"layer {layer} is a {type(mixer).__name__}; MambaMixer and SelfAttentionMixer are known"
+        )
     weight, bias = _output_projection(mixer)
     return [
         Capture(
@@ -40,6 +50,27 @@ def captures(model: VideoModel | LanguageModel, layer: int, hidden: Tensor) -> l
         )
         for terms in mixer.directions(hidden)
     ]
+
+
+def _attention(
+    mixer: SelfAttentionMixer, layer: int, hidden: Tensor, layout: TokenLayout
+) -> AttentionCapture:
+    q, k, v = (part.detach() for part in mixer.heads(hidden))
+    causal = mixer.config.directions == "forward"
+    length = hidden.shape[1]
+    return AttentionCapture(
+        layer=layer,
+        direction="forward" if causal else "both",
+        q=q,
+        k=k,
+        v=v,
+        scale=q.shape[-1] ** -0.5,
+        allowed=torch.ones(length, length, dtype=torch.bool, device=q.device).tril() if causal else None,
+        layout=layout,
+        hidden=hidden.detach(),
+        out_weight=mixer.out_proj.weight.detach(),
+        out_bias=None,
+    )
 
 
 def _detached(value: Any) -> Any:

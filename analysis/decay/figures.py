@@ -1,23 +1,15 @@
 """The figures of a decay result, as PNG and SVG."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib.style
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.decay.heatmaps import Heatmap
 from analysis.decay.result import DecayResult
-
-PANEL = (3.3, 2.6)
-"""Inches of one panel of a grid."""
-
-COLUMNS = 3
+from analysis.figures import draw_all, layer_grid
 
 
 def write_figures(
@@ -27,21 +19,7 @@ def write_figures(
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Draw everything a result holds into a folder, each figure as PNG and SVG, and return the PNG paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    with matplotlib.style.context(plots.STYLE):
-        for name, draw in figure_makers(result, heatmaps).items():
-            written.append(save_figure(draw(), directory / name))
-            if progress is not None:
-                progress(name)
-    return written
-
-
-def save_figure(figure: Figure, stem: Path) -> Path:
-    """Write ``stem``.png and ``stem``.svg and return the first."""
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(stem.with_suffix(".png"))
-    return stem.with_suffix(".png")
+    return draw_all(figure_makers(result, heatmaps), directory, progress)
 
 
 def figure_makers(result: DecayResult, heatmaps: Sequence[Heatmap]) -> dict[str, Callable[[], Figure]]:
@@ -113,33 +91,4 @@ def half_life_figure(result: DecayResult, scope: str) -> Figure:
     """Measured against predicted half-lives."""
     figure = Figure(figsize=(5.6, 4.2))
     plots.plot_half_lives(result, scope, figure.subplots())
-    return figure
-
-
-def layer_grid(
-    result: DecayResult,
-    scope: str,
-    draw: Callable[[DecayResult, int, str, Axes], Axes],
-    *,
-    legend: bool = True,
-) -> Figure:
-    """A panel a layer, with one legend for all where their entries are the same."""
-    layers = result.layers
-    columns = 2 if len(layers) in (2, 4) else min(COLUMNS, len(layers))
-    rows = math.ceil(len(layers) / columns)
-    figure = Figure(figsize=(max(5.2, PANEL[0] * columns), PANEL[1] * rows + 0.5 * legend))
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    for ax, layer in zip(axes, layers, strict=False):
-        draw(result, layer, scope, ax)
-    for ax in axes[len(layers) :]:
-        ax.remove()
-    handles = {
-        label: handle
-        for ax in axes[: len(layers)]
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    if legend and handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles))
-        )
     return figure

@@ -5,30 +5,16 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
-from analysis.decay.bootstrap import percentile_interval, resample_weights
+from analysis.bootstrap import percentile_interval, resample_weights
 from analysis.decay.metrics import MIN_PAIRS, QUANTILES, decay_index, fit_decay, half_life
 from analysis.decay.result import ClipSums
+from analysis.quantities import Quantity, summarise
 from analysis.results import Curve, Layout, Measurement
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number of the report: its unit, its name in words, and what a sequence must have for it.
-
-    Attributes:
-        needs: "frames" for two frames or more, "patches" for one or more, "class" for a class token, "" for
-            nothing.
-    """
-
-    unit: str
-    label: str
-    needs: str = ""
-
 
 QUANTITIES: Mapping[str, Quantity] = {
     "half_life_tokens": Quantity("tokens", "half-life"),
@@ -67,9 +53,6 @@ WEIGHT_UNITS: Mapping[str, str] = {
 
 NONFINITE = "weights are not finite"
 """The note of a number whose rows of W hold NaN or infinity."""
-
-MOST_UNDEFINED = 0.05
-"""An interval is given where at most this share of the resamples leaves the quantity undefined."""
 
 
 def statistics(
@@ -158,6 +141,7 @@ def _measurements(sums: ClipSums, layout: Layout, weights: np.ndarray | None) ->
     found = [
         summarise(
             name,
+            QUANTITIES[name].unit,
             values[name][0],
             None if draws is None else draws[name],
             missing=gap(name, layout) or (NONFINITE if nonfinite else _why_undefined(name)),
@@ -178,53 +162,6 @@ def _warned(m: Measurement) -> Measurement:
         return m
     said = f"{NONFINITE}: rows that hold them are counted here" if m.quantity == "empty_rows" else NONFINITE
     return replace(m, note="; ".join(filter(None, (said, m.note))))
-
-
-def summarise(
-    quantity: str,
-    value: float,
-    draws: np.ndarray | None,
-    *,
-    missing: str,
-    beyond: str,
-    layer: int,
-    direction: str,
-    scope: str,
-    n_clips: int,
-) -> Measurement:
-    """A measurement from its value and bootstrap draws, with every gap said in the note.
-
-    Args:
-        missing: the note where the value is undefined.
-        beyond: the note where it is infinite.
-    """
-    notes: list[str] = []
-    low = high = None
-    if np.isnan(value):
-        notes.append(missing)
-    elif draws is None:
-        notes.append("one clip: no interval")
-    else:
-        ends = percentile_interval(draws)
-        if ends[2] <= MOST_UNDEFINED:
-            low, high = float(ends[0]), float(ends[1])
-        if ends[2] > 0:
-            said = "undefined in" if low is not None else "no interval: undefined in"
-            notes.append(f"{said} {100 * float(ends[2]):.1f} % of resamples")
-    if np.isinf(value):
-        notes.insert(0, beyond)
-    return Measurement(
-        layer=layer,
-        direction=direction,
-        scope=scope,
-        quantity=quantity,
-        unit=QUANTITIES[quantity].unit,
-        value=None if np.isnan(value) else float(value),
-        low=low,
-        high=high,
-        n_clips=n_clips,
-        note="; ".join(notes),
-    )
 
 
 def _why_undefined(quantity: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from analysis.decay.bootstrap import resample_weights
-from analysis.decay.measure import QUANTITIES, gap, statistics, summarise
+from analysis.bootstrap import resample_weights
+from analysis.decay.measure import QUANTITIES, gap, statistics
 from analysis.decay.result import DecayResult
+from analysis.quantities import summarise
 from analysis.results import Measurement
 
 
@@ -52,6 +53,7 @@ def _differences(one: DecayResult, other: DecayResult, weights: np.ndarray | Non
         for name in QUANTITIES:
             yield summarise(
                 name,
+                QUANTITIES[name].unit,
                 float(value[name][0]),
                 None if draws is None else draws[name],
                 missing=gap(name, layout) or "undefined in one of the two, or beyond the sequence in both",

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.capture import Capture, record
+from analysis.capture import AttentionCapture, Capture, record
 from analysis.decay.heatmaps import Heatmap, block_mean, block_size
 from analysis.decay.measure import WEIGHT_UNITS
 from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
-from analysis.decay.unfinished import ClipRecord, Unfinished
 from analysis.inputs import Sample
 from analysis.reduce import (
     AbsoluteMean,
@@ -29,6 +28,7 @@ from analysis.reduce import (
     Reducer,
     reduce,
 )
+from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import Scope, scoped
 from vmp.config import TokenLayout
 from vmp.scan import choose_backend
@@ -117,7 +117,9 @@ class _Collector:
         self.layout: TokenLayout | None = None
         self.dtype = self.backend = ""
 
-    def take(self, capture: Capture) -> None:
+    def take(self, capture: Capture | AttentionCapture) -> None:
+        if isinstance(capture, AttentionCapture):
+            raise TypeError(f"layer {capture.layer}: self-attention has no scan to probe")
         self.layout = capture.layout
         self.dtype = str(capture.u.dtype).removeprefix("torch.")
         self.backend = choose_backend(capture.u)

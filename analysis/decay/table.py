@@ -1,6 +1,5 @@
 """A decay result as tables for a terminal of 100 columns."""
 
-import math
 from collections.abc import Iterator
 
 from rich import box
@@ -8,6 +7,7 @@ from rich.table import Table
 
 from analysis.decay.result import DecayResult
 from analysis.results import Measurement
+from analysis.tables import number, with_interval
 
 CAPTION = (
     "m–n: 95 % interval over clips. Predicted: ln 2 / (|A| mean delta), median over channels and states. "
@@ -60,24 +60,3 @@ def _cells(result: DecayResult, layer: int, direction: str, scope: str) -> Itera
     yield "-" if aic is None else "power" if aic > 0 else "exp"
     yield with_interval(find("decay_index_tokens"))
     yield number(find("effective_context_tokens").value)
-
-
-def number(value: float | None, beyond: int | None = None) -> str:
-    """A number in three digits; "-" for a gap; ">L", or an infinity where L is not given, for one beyond."""
-    if value is None:
-        return "-"
-    if math.isinf(value):
-        infinite = "∞" if value > 0 else "-∞"
-        return infinite if beyond is None else f">{beyond}"
-    if value != 0 and abs(value) < 0.001:
-        return f"{value:.0e}"
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def with_interval(m: Measurement, beyond: int | None = None) -> str:
-    """The number, and its interval on a line below."""
-    value = number(m.value, beyond)
-    if m.low is None or m.high is None:
-        return value
-    return f"{value}\n{number(m.low, beyond)}–{number(m.high, beyond)}"

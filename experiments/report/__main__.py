@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.decay.run import RequestError
 from analysis.inputs import InputError
+from analysis.request import RequestError
 from analysis.results import ResultError, check_replaceable
 from experiments.report.comparison import compare
 from experiments.report.write import WRITTEN, write_report

@@ -15,8 +15,9 @@ import torch
 from analysis.decay.heatmaps import Heatmap
 from analysis.decay.paired import paired_differences
 from analysis.decay.result import DecayResult
-from analysis.decay.run import Request, RequestError, run
+from analysis.decay.run import run
 from analysis.inputs import DEFAULT_SOURCE
+from analysis.request import Request, RequestError
 from analysis.results import Measurement
 from experiments.report.card import Card, read_card
 from vmp.checkpoint import read_checkpoint, save_checkpoint
@@ -58,7 +59,7 @@ def compare(
 
     Every scope is probed. Fresh weights are drawn from ``seed``.
 
-    Raises analysis.decay.run.RequestError or analysis.inputs.InputError with a message for the user.
+    Raises analysis.request.RequestError or analysis.inputs.InputError with a message for the user.
     """
     with TemporaryDirectory() as folder:
         paths = {

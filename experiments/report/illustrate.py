@@ -10,9 +10,9 @@ from analysis import plots
 from analysis.decay.figures import attention_figure, figure_makers, frame_matrix_figure
 from analysis.decay.heatmaps import Heatmap
 from analysis.decay.result import DecayResult
-from analysis.decay.table import number
 from analysis.inputs import clips
 from analysis.results import Measurement
+from analysis.tables import number
 from experiments.data import denormalise
 
 COMPARED = ("half_life_tokens", "decay_index_tokens")

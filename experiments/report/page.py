@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import plots
 from analysis.decay.measure import QUANTITIES, WEIGHT_UNITS
-from analysis.decay.table import number
 from analysis.results import Measurement
+from analysis.tables import number
 from experiments.report import findings, sources
 from experiments.report.comparison import Comparison
 from experiments.report.illustrate import Illustration

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.style
 
 from analysis import plots
-from analysis.decay.figures import save_figure
+from analysis.figures import save_figure
 from analysis.results import COLUMNS, measurement_rows, replacing, save
 from experiments.report.comparison import Comparison, Progress
 from experiments.report.illustrate import Illustration, illustrations

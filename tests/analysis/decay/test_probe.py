@@ -7,8 +7,9 @@ import torch
 from analysis.capture import record
 from analysis.decay.heatmaps import SIDE, block_mean, block_size, load_heatmaps, save_heatmaps
 from analysis.decay.probe import probe
-from analysis.decay.run import RequestError, layers_to_draw, parse_layers, parse_scopes
+from analysis.decay.run import layers_to_draw
 from analysis.inputs import InputError, clip_sources, clips, random_tokens
+from analysis.request import RequestError, parse_layers, parse_scopes
 
 
 def dense_weights(model, sample, layer, direction):

@@ -5,8 +5,8 @@ import pytest
 
 from analysis.decay.probe import probe
 from analysis.decay.result import ClipSums
-from analysis.decay.unfinished import Unfinished
 from analysis.results import ResultError
+from analysis.unfinished import Unfinished
 
 ARGUMENTS = {"layers": [0, 1], "scopes": ["ssm", "contribution"], "draw": [1]}
 

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.results import ResultError
 
 ClipRecord = Mapping[tuple[int, str, str], Mapping[str, np.ndarray | None]]
-"""One clip: by layer, direction and scope, the fields of `ClipSums` and, where it is drawn, "matrix"."""
+"""One clip: by layer, direction and scope, what a probe keeps of it, an array or None a field."""
 
 
 @final

@@ -1,0 +1,250 @@
+"""What every probe is asked: a checkpoint, what to show it, which layers and scopes; and the way to those.
+
+Each function raises `RequestError` with one line for the user where what was asked cannot be.
+"""
+
+import hashlib
+import platform
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
+from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
+from analysis.weights import SCOPES, Scope
+from vmp.checkpoint import Loaded, read_checkpoint
+from vmp.config import ModelConfig, TokenLayout
+
+DEFAULT_CLIPS = 8
+DEFAULT_LENGTH = 512
+
+CLIP_SHAPE = {"num_frames": "--frames", "image_size": "--size"}
+"""Overrides that say what a clip is, and their flags."""
+
+
+class RequestError(ValueError):
+    """A request that cannot be met; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to probe and with what.
+
+    Attributes:
+        video: files, or folders of frames, a clip each; or data: a clip source. Neither means
+            `DEFAULT_SOURCE`.
+        clips: how many; None for one a video file, else `DEFAULT_CLIPS`.
+        layers: such as "all", "0,3,-1" or "0-5".
+        scopes: such as ("ssm",), or ("all",).
+        seed: of the clips and the bootstrap.
+        bootstrap: resamples.
+        length: tokens a sequence, for language models.
+        overrides: arguments of `vmp.load_checkpoint`, such as variant or num_frames; None for those not
+            given.
+    """
+
+    checkpoint: Path
+    video: tuple[Path, ...] = ()
+    data: str | None = None
+    clips: int | None = None
+    layers: str = "all"
+    scopes: tuple[str, ...] = ("ssm",)
+    device: str = "cpu"
+    seed: int = 0
+    bootstrap: int = 1000
+    length: int | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+
+Step = Callable[[str, int], None]
+"""Called as work goes on, with what is being done and how many steps there are in all."""
+
+
+def read(request: Request) -> Loaded:
+    """The checkpoint of a request, its overrides applied."""
+    given = {name: value for name, value in request.overrides if value is not None}
+    try:
+        return read_checkpoint(request.checkpoint, **given)
+    except ValueError as error:
+        others = {name: value for name, value in given.items() if name not in CLIP_SHAPE}
+        if others != given and _is_language(request.checkpoint, others):
+            raise _no_clips(request) from error
+        raise RequestError(str(error)) from error
+
+
+def _is_language(checkpoint: Path, overrides: dict[str, Any]) -> bool:
+    try:
+        return read_checkpoint(checkpoint, **overrides).config.kind == "language"
+    except ValueError:
+        return False
+
+
+def _no_clips(request: Request) -> RequestError:
+    given = {name for name, value in request.overrides if value is not None}
+    flags = {
+        "--video": bool(request.video),
+        "--data": request.data is not None,
+        **{flag: name in given for name, flag in CLIP_SHAPE.items()},
+    }
+    drop = " and ".join(flag for flag, used in flags.items() if used)
+    return RequestError(f"{request.checkpoint}: is a language model, which takes no clips; drop {drop}")
+
+
+def clips_depend_on(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """All that changes what a probe finds in a clip, as `analysis.unfinished.Unfinished.begin` takes it."""
+    asked = {name: value for name, value in vars(request).items() if name not in ("checkpoint", "bootstrap")}
+    files = [path.stat() for path in request.video if path.exists()]
+    return {
+        "toolkit": version("vmp-toolkit"),
+        "torch": torch.__version__,
+        "weights": loaded.weights_sha256,
+        "config": loaded.config.to_dict(),
+        "files": [(file.st_size, file.st_mtime_ns) for file in files],
+        **asked,
+    }
+
+
+def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
+    """Scopes in their own order, each once. Raises RequestError for an unknown one."""
+    for name in names:
+        if name not in (*SCOPES, "all"):
+            raise RequestError(f"--scope {name!r}: there are {', '.join(SCOPES)} and all")
+    return tuple(scope for scope in SCOPES if scope in names or "all" in names)
+
+
+def parse_device(name: str) -> torch.device:
+    """A device that can be used here. Raises RequestError otherwise."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise RequestError(f"--device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def parse_layers(text: str, depth: int) -> list[int]:
+    """Layers from "all", or numbers and ranges such as "0,3,-1" and "0-5", as sorted indices from 0.
+
+    Raises RequestError, naming the part that is wrong, for one out of range or not understood.
+    """
+    if text.strip() == "all":
+        return list(range(depth))
+    chosen: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] is not None and match[1].startswith("-")):
+            raise RequestError(f"--layers {text!r}: {part!r} is no layer; write such as 0,3,-1 or 0-5 or all")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        for layer in (first, last):
+            if not -depth <= layer < depth:
+                raise RequestError(f"--layers {text!r}: {layer} is out of range; there are 0 to {depth - 1}")
+        if last < first:
+            raise RequestError(f"--layers {text!r}: the range {part.strip()} ends before it begins")
+        chosen.update(layer % depth for layer in range(first, last + 1))
+    return sorted(chosen)
+
+
+def samples_of(request: Request, config: ModelConfig) -> tuple[str, int, Iterator[Sample]]:
+    """The name of the source, how many samples, and the samples."""
+    if request.video and request.data is not None:
+        raise RequestError("--video and --data were both given; one of them says what the model is shown")
+    if config.kind == "language":
+        shaped = any(name in CLIP_SHAPE and value is not None for name, value in request.overrides)
+        if request.video or request.data is not None or shaped:
+            raise _no_clips(request)
+        count = request.clips or DEFAULT_CLIPS
+        tokens = random_tokens(
+            vocabulary=config.vocab_size,
+            length=request.length or DEFAULT_LENGTH,
+            count=count,
+            seed=request.seed,
+        )
+        return "random tokens", count, tokens
+    if request.length is not None:
+        raise RequestError(
+            f"--length {request.length}: only language models take it; see --frames and --size"
+        )
+    if config.channels != 3:
+        raise RequestError(f"{request.checkpoint}: takes {config.channels} channels; clips have 3")
+    count = request.clips or (len(request.video) or DEFAULT_CLIPS)
+    if request.video and count > len(request.video):
+        raise RequestError(f"--clips {count}: each video is one clip, and {len(request.video)} were given")
+    source = VIDEO_SOURCE if request.video else request.data or DEFAULT_SOURCE
+    samples = clips(
+        source,
+        num_frames=config.num_frames,
+        image_size=config.image_size,
+        count=count,
+        seed=request.seed,
+        paths=request.video[:count],
+    )
+    return source, count, samples
+
+
+def provenance(
+    request: Request,
+    command: str,
+    loaded: Loaded,
+    source: str,
+    *,
+    names: Sequence[str],
+    labels: Sequence[str | None],
+    length: int,
+    dtype: str,
+    backend: str,
+) -> Provenance:
+    """Where a result comes from.
+
+    Args:
+        source: name of the clip source; names, labels: of the clips shown, of ``length`` tokens each.
+        dtype, backend: of the scans.
+    """
+    config = loaded.config
+    language = config.kind == "language"
+    with request.checkpoint.open("rb") as file:
+        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    return Provenance(
+        toolkit=version("vmp-toolkit"),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint=CheckpointInfo(
+            path=str(request.checkpoint),
+            file_sha256=file_hash,
+            weights_sha256=loaded.weights_sha256,
+            recognised=loaded.recognised,
+            config=config.to_dict(),
+        ),
+        input=InputInfo(
+            source=source,
+            names=tuple(names),
+            labels=tuple(labels),
+            seed=request.seed,
+            count=len(names),
+            frames=None if language else config.num_frames,
+            size=None if language else config.image_size,
+            length=length,
+        ),
+        backend=backend,
+        dtype=dtype,
+        device=request.device,
+    )
+
+
+def layout_record(layout: TokenLayout) -> Layout:
+    """A token layout as a result keeps it."""
+    return Layout(
+        length=layout.length,
+        class_positions=tuple(layout.class_positions),
+        frames=layout.frames,
+        patches=layout.patches,
+    )

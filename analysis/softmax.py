@@ -1,0 +1,307 @@
+"""The matrices of self-attention, in parts, as `analysis.implicit` gives those of a scan.
+
+    P^h_ij = exp(s_ij - log sum_j' exp s_ij'),  s_ij = scale q_i . k_j        over the keys that row i may see
+
+A row without a key is zero. Some rows may be the mean of several softmaxes, each over a set of keys of its own, as
+the class token's in TimeSformer's attention in space (Bertasius et al., arXiv 2102.05095, and its code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, final
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from analysis.implicit import SCRATCH, AttentionMatrix, Rectangle
+
+Side = Literal["j<=i", "j>=i"]
+
+
+class _WholeRows(AttentionMatrix):
+    """A matrix whose rectangles need no cutting: row strips that keep the scratch in bounds are enough."""
+
+    reverse = False
+    _width: int
+
+    def _take_shape(self, source: AttentionMatrix, channels: int) -> None:
+        self.batch, self.channels, self.length = source.batch, channels, source.length
+        self.dtype, self.device = source.dtype, source.device
+
+    def folded(self) -> None:
+        return None
+
+    def row(self, i: int) -> Float[Tensor, "B D L"]:
+        """M[i, :], what output i (0-based) reads of every token."""
+        at = self._position(i, "row")
+        return self.tile(at, slice(0, self.length))[:, :, 0]
+
+    def column(self, j: int) -> Float[Tensor, "B D L"]:
+        """M[:, j], what token j (0-based) gives to every output."""
+        at = self._position(j, "column")
+        return self.tile(slice(0, self.length), at)[..., 0]
+
+    def _position(self, index: int, name: str) -> slice:
+        if not -self.length <= index < self.length:
+            raise IndexError(f"{name} {index} is outside a matrix of {self.length} tokens")
+        return slice(index % self.length, index % self.length + 1)
+
+    def _pieces(self, within: Rectangle) -> Iterator[Rectangle]:
+        """Strips of rows, so many that all heads fit the scratch."""
+        top, bottom, left, right = within
+        if top >= bottom or left >= right:
+            return
+        step = max(1, SCRATCH // (self.batch * self._width * (right - left)))
+        for start in range(top, bottom, step):
+            yield Rectangle(start, min(start + step, bottom), left, right)
+
+
+@final
+class SoftmaxAttention(_WholeRows):
+    """The softmax matrix of each head (scope ``ssm`` of self-attention); channels are heads.
+
+    Args:
+        q, k: queries and keys, (B, H, L, d).
+        scale: factor of the logits, such as d^-0.5.
+        allowed: which keys (columns) each row may see, (L, L); all where None.
+        averaged: rows that are means of softmaxes, each over one of ``sets``, (G, L). ``allowed`` does not touch them.
+
+    Source: Vaswani et al., arXiv 1706.03762, equation 1.
+    """
+
+    def __init__(
+        self,
+        q: Float[Tensor, "B H L d"],
+        k: Float[Tensor, "B H L d"],
+        scale: float,
+        allowed: Bool[Tensor, "L L"] | None = None,
+        averaged: Sequence[int] = (),
+        sets: Bool[Tensor, "G L"] | None = None,
+    ):
+        self.batch, self.channels, self.length, _ = q.shape
+        self.dtype, self.device, self._width = q.dtype, q.device, self.channels
+        self._q, self._k, self._scale, self._allowed = q, k, scale, allowed
+        self._averaged, self._sets = tuple(averaged), sets
+        whole = Rectangle(0, self.length, 0, self.length)
+        totals = [
+            self._logits(piece, slice(None), masked=True).logsumexp(-1) for piece in self._pieces(whole)
+        ]
+        self._log_total = torch.cat(totals, -1) if totals else q.new_zeros(q.shape[:3])
+        self._set_log_totals = [self._log_totals_of(row) for row in self._averaged]
+
+    def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
+        size = (rows.stop - rows.start, self.length)
+        seen = torch.ones(size, dtype=torch.bool) if self._allowed is None else self._allowed[rows].cpu()
+        if self._sets is None:
+            return seen
+        seen = seen.clone()
+        for row in self._averaged:
+            if rows.start <= row < rows.stop:
+                seen[row - rows.start] = self._sets.any(0).cpu()
+        return seen
+
+    def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+        return _hull(self.sees(slice(0, self.length)))
+
+    def logits(self, rows: slice, columns: slice) -> Float[Tensor, "B H r c"]:
+        """s[rows, columns], whether a row may see the key or not."""
+        return self._logits(self._locate(rows, columns), slice(None))
+
+    def apply(self, values: Float[Tensor, "B H L d"]) -> Float[Tensor, "B H L d"]:
+        """P v, head by head, a strip of rows at a time."""
+        whole = Rectangle(0, self.length, 0, self.length)
+        strips = [self._fill(piece, slice(0, self.channels)) @ values for piece in self._pieces(whole)]
+        return torch.cat(strips, 2) if strips else torch.zeros_like(values)
+
+    def _logits(self, piece: Rectangle, heads: slice, masked: bool = False) -> Float[Tensor, "B h r c"]:
+        top, bottom, left, right = piece
+        s = self._scale * self._q[:, heads, top:bottom] @ self._k[:, heads, left:right].transpose(-1, -2)
+        if masked and self._allowed is not None:
+            s = s.masked_fill(~self._allowed[top:bottom, left:right].to(s.device), -torch.inf)
+        return s
+
+    def _log_totals_of(self, row: int) -> Float[Tensor, "G B H 1"]:
+        assert self._sets is not None  # by the constructor's contract
+        s = self._logits(Rectangle(row, row + 1, 0, self.length), slice(None))
+        return torch.stack(
+            [s.masked_fill(~keys.to(s.device), -torch.inf).logsumexp(-1) for keys in self._sets]
+        )
+
+    def _fill(self, piece: Rectangle, channels: slice) -> Float[Tensor, "B d r c"]:
+        total = self._log_total[:, channels, piece.top : piece.bottom, None]
+        # A row without keys has the total -inf, and only -inf to be taken from.
+        entries = (
+            self._logits(piece, channels, masked=True).sub_(total.masked_fill(total == -torch.inf, 0)).exp_()
+        )
+        for row, totals in zip(self._averaged, self._set_log_totals, strict=True):
+            if piece.top <= row < piece.bottom:
+                entries[:, :, row - piece.top] = self._mean_of_sets(
+                    row, totals[:, :, channels], piece, channels
+                )
+        return entries
+
+    def _mean_of_sets(
+        self, row: int, totals: Float[Tensor, "G B h 1"], piece: Rectangle, channels: slice
+    ) -> Float[Tensor, "B h c"]:
+        assert self._sets is not None
+        s = self._logits(piece._replace(top=row, bottom=row + 1), channels)[:, :, 0]
+        keys = self._sets[:, None, None, piece.left : piece.right].to(s.device)
+        return (s - totals).masked_fill(~keys, -torch.inf).exp().mean(0)
+
+
+@final
+class AttentionContribution(_WholeRows):
+    """Vectors P^h_ij v^h_j, heads concatenated; the weight of a pair is their norm (scope ``contribution``).
+
+        c_ij = sqrt(sum over heads of (P^h_ij norm(v^h_j))^2)
+
+    Channels are the H d numbers of the heads' values; rows sum to the attention's output before its projection.
+
+    Source: Kobayashi et al., arXiv 2004.10102, equation 3, here before the projection as for the scan.
+    """
+
+    def __init__(self, softmax: SoftmaxAttention, values: Float[Tensor, "B H L d"]):
+        self._softmax, self._values = softmax, values
+        self._take_shape(softmax, values.shape[1] * values.shape[3])
+        self._width = softmax.channels
+
+    def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
+        return self._softmax.sees(rows)
+
+    def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+        return self._softmax.allowed()
+
+    def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+        return total.sqrt()
+
+    def _fill(self, piece: Rectangle, channels: slice) -> Float[Tensor, "B d r c"]:
+        width = self._values.shape[-1]
+        first, last = channels.start // width, (channels.stop - 1) // width + 1
+        share = self._softmax._fill(piece, slice(first, last))[:, :, None]
+        values = rearrange(self._values[:, first:last, piece.left : piece.right], "b h c w -> b h w 1 c")
+        vectors = (share * values).flatten(1, 2)
+        return vectors[:, channels.start - first * width : channels.stop - first * width]
+
+    def _sums(
+        self, piece: Rectangle, signed: bool
+    ) -> tuple[Float[Tensor, "B r c"], Float[Tensor, "B r c"] | None]:
+        share = self._softmax._fill(piece, slice(0, self._softmax.channels))
+        values = self._values[:, :, None, piece.left : piece.right]
+        total = (share * values.sum(-1)).sum(1) if signed else None
+        return (share * values.norm(dim=-1)).square_().sum(1), total
+
+
+@final
+class ProjectedAttention(_WholeRows):
+    """The softmax matrix with values and output projection (scope ``mixer``); channels are the M outputs.
+
+        M_ij = sum over heads of P^h_ij W_O^h v^h_j
+
+    Rows sum to the attention's output less the projection's bias. With ``norms`` the weight of a pair is the norm
+    over outputs, the contribution after the projection, and else their mean magnitude.
+    """
+
+    def __init__(
+        self,
+        softmax: SoftmaxAttention,
+        values: Float[Tensor, "B H L d"],
+        out_weight: Float[Tensor, "M K"],
+        *,
+        norms: bool = False,
+    ):
+        self._softmax, self._norms = softmax, norms
+        self._take_shape(softmax, out_weight.shape[0])
+        self._width = softmax.channels
+        by_head = rearrange(out_weight.to(values.dtype), "m (h w) -> h w m", h=values.shape[1])
+        self._projected = torch.einsum("bhlw,hwm->bhlm", values, by_head)
+
+    def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
+        return self._softmax.sees(rows)
+
+    def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+        return self._softmax.allowed()
+
+    def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+        return total.sqrt() if self._norms else total / self.channels
+
+    def _fill(self, piece: Rectangle, channels: slice) -> Float[Tensor, "B d r c"]:
+        return self._project(self._share(piece), piece, channels)
+
+    def _sums(
+        self, piece: Rectangle, signed: bool
+    ) -> tuple[Float[Tensor, "B r c"], Float[Tensor, "B r c"] | None]:
+        share = self._share(piece)
+        weight = share.new_zeros((self.batch, piece.bottom - piece.top, piece.right - piece.left))
+        total = torch.zeros_like(weight) if signed else None
+        for channels in self._channel_blocks(piece):
+            entries = self._project(share, piece, channels)
+            if total is not None:
+                total += entries.sum(1)
+            weight += (entries.square_() if self._norms else entries.abs_()).sum(1)
+        return weight, total
+
+    def _share(self, piece: Rectangle) -> Float[Tensor, "B H r c"]:
+        return self._softmax._fill(piece, slice(0, self._softmax.channels))
+
+    def _project(
+        self, share: Float[Tensor, "B H r c"], piece: Rectangle, channels: slice
+    ) -> Float[Tensor, "B d r c"]:
+        return torch.einsum(
+            "bhrc,bhcm->bmrc", share, self._projected[:, :, piece.left : piece.right, channels]
+        )
+
+
+@final
+class OneSide(_WholeRows):
+    """A matrix with the keys of one side alone, the token's own among them; all else is zero and not allowed.
+
+    What attention reads of tokens at or before the query, ``j<=i``, is what a forward scan could carry; what it reads
+    of those at or after it, ``j>=i``, a backward one.
+    """
+
+    def __init__(self, matrix: AttentionMatrix, side: Side):
+        if matrix.reverse:
+            raise ValueError("a backward scan has one side already; OneSide takes matrices of self-attention")
+        self._matrix, self._side = matrix, side
+        self._take_shape(matrix, matrix.channels)
+        self._width = 1
+
+    def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
+        whole = Rectangle(rows.start, rows.stop, 0, self.length)
+        return self._matrix.sees(rows) & self._mask(whole).cpu()
+
+    def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+        return _hull(self.sees(slice(0, self.length)))
+
+    def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
+        return self._matrix.finish(total)
+
+    def _pieces(self, within: Rectangle) -> Iterator[Rectangle]:
+        yield from self._matrix._pieces(within)
+
+    def _fill(self, piece: Rectangle, channels: slice) -> Float[Tensor, "B d r c"]:
+        return self._matrix._fill(piece, channels) * self._mask(piece)
+
+    def _sums(
+        self, piece: Rectangle, signed: bool
+    ) -> tuple[Float[Tensor, "B r c"], Float[Tensor, "B r c"] | None]:
+        weight, total = self._matrix._sums(piece, signed)
+        mask = self._mask(piece)
+        return weight * mask, None if total is None else total * mask
+
+    def _mask(self, piece: Rectangle) -> Bool[Tensor, "r c"]:
+        rows = torch.arange(piece.top, piece.bottom, device=self.device)[:, None]
+        keys = torch.arange(piece.left, piece.right, device=self.device)
+        return keys <= rows if self._side == "j<=i" else keys >= rows
+
+
+def _hull(seen: Bool[Tensor, "L L"]) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+    """First and last key that each row sees; L and -1 for a row that sees none."""
+    L = seen.shape[1]
+    key = torch.arange(L)
+    first = torch.where(seen, key, L).amin(1) if L else key
+    last = torch.where(seen, key, -1).amax(1) if L else key
+    return first, last

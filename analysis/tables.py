@@ -1,0 +1,38 @@
+"""Numbers and headings of the tables that commands print."""
+
+import math
+from collections.abc import Sequence
+
+from analysis.results import Measurement, Provenance
+
+
+def heading(source: Provenance, resamples: int, notes: Sequence[str]) -> list[str]:
+    """The lines above a result's tables: what was probed, with what, and the notes."""
+    shown = source.input
+    return [
+        f"{source.checkpoint.path}: {source.checkpoint.recognised}",
+        f"{shown.count} x {shown.source}, seed {shown.seed}, {shown.length} tokens each; {source.dtype} on "
+        f"{source.device}, scan backend {source.backend}; {resamples} bootstrap resamples",
+        *(f"Note: {note}" for note in notes),
+    ]
+
+
+def number(value: float | None, beyond: int | None = None) -> str:
+    """A number in three digits; "-" for a gap; ">L", or an infinity where L is not given, for one beyond."""
+    if value is None:
+        return "-"
+    if math.isinf(value):
+        infinite = "∞" if value > 0 else "-∞"
+        return infinite if beyond is None else f">{beyond}"
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.0e}"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def with_interval(m: Measurement, beyond: int | None = None) -> str:
+    """The number, and its interval on a line below."""
+    value = number(m.value, beyond)
+    if m.low is None or m.high is None:
+        return value
+    return f"{value}\n{number(m.low, beyond)}–{number(m.high, beyond)}"
