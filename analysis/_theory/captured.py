@@ -43,7 +43,7 @@ def _decay_bound(case: Case, layout: TokenLayout) -> Reading | str:
         return _as_stated("decay-bound")
     return Reading(
         lambda given: CLAIMS["decay-bound"].deviation(replace(given, residual="none"), None),
-        f"its residual ({case.residual}) left out",
+        "without its residual",
     )
 
 
@@ -60,10 +60,10 @@ def _exponential(case: Case, layout: TokenLayout) -> Reading | str:
 
 def _double_diagonal(case: Case, layout: TokenLayout) -> Reading | str:
     if not case.mask_diagonal:
-        return "each direction has parameters of its own, or there is one direction"
+        return "no pair of equal directions"
     if case.residual == "initial" and not case.silent_start:
         return "residual initial: the first masked step reads the state before it"
-    return Reading(scans.masked_half, "the masked half: this direction's diagonal is zero")
+    return Reading(scans.masked_half, "masked half: no diagonal")
 
 
 def _initial_column(case: Case, layout: TokenLayout) -> Reading | str:
@@ -72,14 +72,14 @@ def _initial_column(case: Case, layout: TokenLayout) -> Reading | str:
 
 def _transitivity(case: Case, layout: TokenLayout) -> Reading | str:
     if case.mask_diagonal:
-        return "the diagonal is masked, so alpha_jj = 0"
+        return "masked: alpha_jj = 0"
     if case.states == 1:
         return _as_stated("transitivity")
-    return Reading(relations.transitivity_by_state, f"state by state, as N = {case.states}")
+    return Reading(relations.transitivity_by_state, f"state by state (N = {case.states})")
 
 
 def _mediator(case: Case, layout: TokenLayout) -> Reading | str:
-    return Reading(relations.mediated_steps, "the scan's half; the model has no logits")
+    return Reading(relations.mediated_steps, "as stated, for the scan")
 
 
 def _class_first(case: Case, layout: TokenLayout) -> Reading | str:

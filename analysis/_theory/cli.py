@@ -4,11 +4,13 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich import box
 from rich.table import Table
@@ -64,7 +66,8 @@ def parse(
     checkpoint's own. Exit code 1 where one fails."""
     asked = request_for(checkpoint or Path())
     if checkpoint is None:
-        if clips is not None or replace(asked, seed=0) != NO_CHECKPOINT:
+        overrides = tuple(pair for pair in asked.overrides if pair[1] is not None)
+        if clips is not None or replace(asked, seed=0, overrides=overrides) != NO_CHECKPOINT:
             raise typer.BadParameter("options of clips and weights were given without --ckpt, the checkpoint")
         return Invocation(None, asked.seed, cases, steps, channels, out, json)
     request = default_clips(replace(asked, clips=clips), CLIPS)
@@ -73,7 +76,7 @@ def parse(
 
 def execute(asked: Invocation, command: str) -> TheoryResult:
     """Check, write and print."""
-    with session(asked.out, WRITTEN) as at:
+    with session(asked.out, WRITTEN) as at, _one_thread():
         result = run(
             asked.request, command, seed=asked.seed, cases=asked.cases, steps=asked.steps,
             channels=asked.channels, step=at.step,
@@ -91,6 +94,17 @@ def execute(asked: Invocation, command: str) -> TheoryResult:
     if asked.out is not None:
         print(f"written: {asked.out}/result.json, theory.csv, figures/", file=sys.stderr)
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads wait for each other at every operation of scans as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,8 +127,8 @@ def _write_csv(result: TheoryResult, path: Path) -> None:
 
 def _heading(result: TheoryResult) -> Iterator[str]:
     yield (
-        f"Random scans: {result.cases} for each claim and each assumption, from seed {result.seed}. Deviations are "
-        "relative; a claim holds at 1e-10 or less in float64."
+        f"Random scans: {result.cases} a claim and assumption, seed {result.seed}. Deviations are relative, in "
+        "float64 and beside it in float32; a claim holds at 1e-10 or less in float64."
     )
     if result.provenance is not None:
         source, shown = result.provenance, result.provenance.input
@@ -131,23 +145,24 @@ def _table(title: str, *columns: str) -> Table:
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )  # fmt: skip
     for name in columns:
-        table.add_column(name, justify="right" if name in _NUMBERS else "left")
+        width = 27 if name == "put to them" else None
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", min_width=width)
     return table
 
 
-_NUMBERS = {"deviation", "in float32", "margin", "scans"}
+_NUMBERS = {"deviation", "float32", "margin", "scans"}
 
 
 def _tables(result: TheoryResult) -> Iterator[Table]:
     made = [finding for finding in result.findings if finding.layer is None]
-    met = _table("Random scans, assumptions met", "claim", "deviation", "in float32", "margin", "verdict")
+    met = _table("Random scans, assumptions met", "claim", "deviation", "float32", "margin", "verdict")
     for finding in made:
         if not finding.dropped:
             met.add_row(finding.claim, *_numbers(finding), _verdict(finding))
     yield met
     dropped = _table(
         "Random scans, one assumption dropped: least deviation over the scans",
-        *("claim", "without", "deviation", "in float32", "margin", "verdict"),
+        *("claim", "without", "deviation", "float32", "margin", "verdict"),
     )
     for finding in made:
         if finding.dropped:
@@ -160,15 +175,15 @@ def _tables(result: TheoryResult) -> Iterator[Table]:
 def _captured(findings: Sequence[Finding]) -> Table:
     """A row for each claim and form, with the worst of its layers and directions."""
     table = _table(
-        "The checkpoint's scans, all layers and directions: the worst",
-        *("claim", "put to them", "scans", "deviation", "in float32", "margin", "worst at", "verdict"),
+        "The checkpoint's scans: the worst of its layers and directions",
+        *("claim", "put to them", "scans", "deviation", "float32", "margin", "at", "verdict"),
     )
     groups: defaultdict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.claim, finding.form, finding.note].append(finding)
     for (claim, form, note), group in groups.items():
         worst = max(group, key=lambda finding: finding.deviation or 0)
-        where = "" if worst.deviation in (None, 0) else f"{worst.layer} {worst.direction}"
+        where = f"{worst.layer} {worst.direction[:4]}." if worst.deviation else ""
         scans = str(sum(finding.scans for finding in group))
         table.add_row(claim, form or note, scans, *_numbers(worst), where, _verdict(worst))
     return table
@@ -182,6 +197,8 @@ def _numbers(finding: Finding) -> tuple[str, str, str]:
 
 
 def _verdict(finding: Finding) -> str:
+    if finding.verdict == "not applicable":
+        return "n/a"
     if finding.passed:
         return f"{finding.verdict}, as it must" if finding.needed == "fails" else finding.verdict
     return f"{finding.verdict.upper()}; it has to {'fail' if finding.needed == 'fails' else 'hold'}"

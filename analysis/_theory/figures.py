@@ -43,7 +43,7 @@ def rank_figure(result: TheoryResult) -> Figure:
     plot_residual_profile(result, left)
     plot_spectrum(result, right)
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -62,7 +62,7 @@ def plot_residual_profile(result: TheoryResult, ax: Axes) -> Axes:
 @styled
 def plot_spectrum(result: TheoryResult, ax: Axes) -> Axes:
     """Singular values of the block under the diagonal, with the bound N where a checkpoint names it."""
-    floor = 1e-18
+    floor = 1e-18  # Where values of exact zero are drawn on the log axis.
     for name, look in RESIDUAL_LOOKS.items():
         curve = result.curve("spectrum", name)
         at = np.arange(1, len(curve.value) + 1)
@@ -74,10 +74,14 @@ def plot_spectrum(result: TheoryResult, ax: Axes) -> Axes:
     assert isinstance(states, int)
     ax.axvline(states + 0.5, color="0.3", linewidth=0.9)
     ax.annotate(
-        f"N = {states}", (states + 0.5, 0.03), xytext=(3, 0), xycoords=ax.get_xaxis_transform(),
+        f"N = {states}", (states + 0.5, 0.5), xytext=(3, 0), xycoords=ax.get_xaxis_transform(),
         textcoords="offset points", fontsize=8,
     )  # fmt: skip
-    ax.set(yscale="log", xlabel="singular value of α[m+1:, :m], m = L/2", ylabel="fraction of the largest")
+    ax.set(
+        yscale="log",
+        xlabel="singular value of α[m+1:, :m], m = L/2",
+        ylabel="fraction of the largest (1e-18: zero)",
+    )
     ax.set_title("not freed: rank of the block")
     return ax
 

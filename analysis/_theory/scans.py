@@ -108,7 +108,7 @@ def exponential(case: Case, dropped: str | None) -> float:
         mask_diagonal=False,
         h0=None,
     )
-    profile = reduce(case.operator(), [LagProfile()])["LagProfile"].mean
+    profile = reduce(case.operator(), [LagProfile()])["LagProfile"].mean.to(case.u.dtype)
     lag = torch.arange(case.length)
     rate = case.A[0, 0].abs() * case.delta[:, 0, :1]
     return entrywise(profile / profile[:, :1], torch.exp(-rate * lag))
