@@ -209,21 +209,13 @@ def provenance(
     """
     config = loaded.config
     language = config.kind == "language"
-    with request.checkpoint.open("rb") as file:
-        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     return Provenance(
         toolkit=version("vmp-toolkit"),
         torch=torch.__version__,
         python=platform.python_version(),
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=CheckpointInfo(
-            path=str(request.checkpoint),
-            file_sha256=file_hash,
-            weights_sha256=loaded.weights_sha256,
-            recognised=loaded.recognised,
-            config=config.to_dict(),
-        ),
+        checkpoint=checkpoint_info(request.checkpoint, loaded),
         input=InputInfo(
             source=source,
             names=tuple(names),
@@ -237,6 +229,19 @@ def provenance(
         backend=backend,
         dtype=dtype,
         device=request.device,
+    )
+
+
+def checkpoint_info(path: Path, loaded: Loaded) -> CheckpointInfo:
+    """The weights that a file gave, as a result keeps them."""
+    with path.open("rb") as file:
+        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    return CheckpointInfo(
+        path=str(path),
+        file_sha256=file_hash,
+        weights_sha256=loaded.weights_sha256,
+        recognised=loaded.recognised,
+        config=loaded.config.to_dict(),
     )
 
 
