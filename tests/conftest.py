@@ -29,6 +29,7 @@ CHECKED = [
     "analysis.bootstrap",
     "analysis.quantities",
     "analysis.decay",
+    "analysis.compare",
     "analysis.contradiction",
     "experiments.data",
 ]
