@@ -11,8 +11,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 GROUP = "analysis.clips"
@@ -22,6 +23,10 @@ STD = (0.229, 0.224, 0.225)
 on Kinetics too."""
 DEFAULT_SOURCE = "photo-pan"
 VIDEO_SOURCE = "video"
+
+# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics too.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class InputError(ValueError):
@@ -99,6 +104,12 @@ class DistinctFrames:
         if not self._copied:
             return ()
         return (f"Clip {', clip '.join(self._copied)}; lags between copies say nothing of motion.",)
+
+
+def denormalise(video: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """A normalised clip as RGB, rounded and clipped to 8 bits: frames to look at."""
+    pixels = video * torch.tensor(STD)[:, None, None, None] + torch.tensor(MEAN)[:, None, None, None]
+    return (255 * pixels).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
 
 
 def random_tokens(*, vocabulary: int, length: int, count: int, seed: int) -> Iterator[Sample]:

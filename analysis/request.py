@@ -82,11 +82,14 @@ def read(request: Request) -> Loaded | LoadedFolder:
 
 
 def _read_folder(folder: Path, overrides: dict[str, Any]) -> LoadedFolder:
-    allow_nonfinite = overrides.pop("allow_nonfinite", False)
-    if overrides:
-        drop = ", ".join(CLIP_SHAPE.get(name, "--" + name.replace("_", "-")) for name in overrides)
+    loaded = load_hf(folder, allow_nonfinite=overrides.get("allow_nonfinite", False))
+    shape = {name: getattr(loaded.config, name) for name in CLIP_SHAPE}
+    fixed = {"allow_nonfinite": True, **({} if loaded.config.kind == "language" else shape)}
+    wrong = [name for name, value in overrides.items() if value != fixed.get(name)]
+    if wrong:
+        drop = ", ".join(CLIP_SHAPE.get(name, "--" + name.replace("_", "-")) for name in wrong)
         raise RequestError(f"{folder}: is a folder of transformers, whose configuration holds; drop {drop}")
-    return load_hf(folder, allow_nonfinite=allow_nonfinite)
+    return loaded
 
 
 def _is_language(checkpoint: Path, overrides: dict[str, Any]) -> bool:
@@ -220,24 +223,13 @@ def provenance(
     """
     config = loaded.config
     language = config.kind == "language"
-    if isinstance(loaded, LoadedFolder):
-        file_hash = loaded.files_sha256
-    else:
-        with request.checkpoint.open("rb") as file:
-            file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     return Provenance(
         toolkit=version("vmp-toolkit"),
         torch=torch.__version__,
         python=platform.python_version(),
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=CheckpointInfo(
-            path=str(request.checkpoint),
-            file_sha256=file_hash,
-            weights_sha256=loaded.weights_sha256,
-            recognised=loaded.recognised,
-            config=config.to_dict(),
-        ),
+        checkpoint=checkpoint_info(request.checkpoint, loaded),
         input=InputInfo(
             source=source,
             names=tuple(names),
@@ -251,6 +243,22 @@ def provenance(
         backend=backend,
         dtype=dtype,
         device=request.device,
+    )
+
+
+def checkpoint_info(path: Path, loaded: Loaded | LoadedFolder) -> CheckpointInfo:
+    """The weights that a file or folder gave, as a result keeps them."""
+    if isinstance(loaded, LoadedFolder):
+        file_hash = loaded.files_sha256
+    else:
+        with path.open("rb") as file:
+            file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    return CheckpointInfo(
+        path=str(path),
+        file_sha256=file_hash,
+        weights_sha256=loaded.weights_sha256,
+        recognised=loaded.recognised,
+        config=loaded.config.to_dict(),
     )
 
 

@@ -31,12 +31,6 @@ def normalise(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
     return (pixels / scale[:, None, None, None] - shift[:, None, None, None]).contiguous()
 
 
-def denormalise(video: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
-    """The inverse of `normalise`, rounded and clipped to 8 bits: frames to look at."""
-    pixels = video * torch.tensor(STD)[:, None, None, None] + torch.tensor(MEAN)[:, None, None, None]
-    return (255 * pixels).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
-
-
 class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     """Labelled clips in which item `index` is a function of the arguments and the index alone.
 

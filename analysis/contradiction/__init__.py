@@ -1,0 +1,1 @@
+"""Element contradiction: how far the relation of two tokens depends on the tokens between them."""
