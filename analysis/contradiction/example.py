@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import nn
 
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of
 from analysis.contradiction.entries import Entries, entries
-from analysis.contradiction.layer import Captured, direction_mass, reach, reversed_steps, substitute
+from analysis.contradiction.layer import Captured, captured, direction_mass, reach, reversed_steps, substitute
 from analysis.contradiction.metrics import cosine, log_change
 from analysis.contradiction.probe import layer_inputs
 from analysis.contradiction.result import ContradictionResult
@@ -78,9 +78,10 @@ def find_example(
     chosen = max(masses, key=lambda m: m.value or 0.0)
     family = family_of(model)
     with torch.inference_mode():
-        hidden = layer_inputs(model, sample, [chosen.layer])[chosen.layer]
-        captures: list[Captured] = list(family.captures(model, chosen.layer, hidden))
-        capture = next(c for c in captures if c.direction == chosen.direction)
+        layer, direction = chosen.layer, chosen.direction
+        inputs = layer_inputs(model, sample, [layer])[layer]
+        hidden = next(hidden for hidden, directions in inputs if direction in directions)
+        (capture,) = captured(family, model, layer, hidden, [direction])
         similarity = cosine(hidden[0])
         _, mass = direction_mass(capture, scope, similarity)
         pair = _pair(mass.share * (mass.least == 1), capture)
@@ -96,8 +97,8 @@ def find_example(
         before = _relation(capture, scope, i, k)
         changes = []
         for place, other in zip(between.tolist(), others.tolist(), strict=True):
-            changed = family.captures(model, chosen.layer, substitute(hidden, place, other))
-            after = _relation(next(c for c in changed if c.direction == chosen.direction), scope, i, k)
+            (changed,) = captured(family, model, layer, substitute(hidden, place, other), [direction])
+            after = _relation(changed, scope, i, k)
             changes.append(float(log_change(before, after).abs().nanmean()))
     layout = capture.layout
     places = torch.stack([layout.frame_index, layout.row_index, layout.col_index], 1).numpy()

@@ -19,7 +19,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "mediator_left_out": Quantity("fraction", "relations of 0, left out of the sensitivity"),
     "mediator_underflow": Quantity("fraction", "relations that the model's dtype holds as 0"),
     "transitivity_residual": Quantity("none", "transitivity residual"),
-    "transitivity_unmasked": Quantity("none", "transitivity residual before the mask"),
+    "transitivity_unmasked": Quantity("none", "transitivity residual, unmasked"),
     "transitivity_left_out": Quantity("fraction", "triples of 0 / 0, left out of the residual"),
     "block_rank": Quantity("none", "effective block rank"),
     "block_rank_bound": Quantity("none", "bound on the block's rank", "bound"),

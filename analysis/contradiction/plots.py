@@ -25,9 +25,9 @@ MEASURES: Mapping[str, str] = {
 """The four measures, and the distribution of each."""
 
 OVER: Mapping[str, str] = {
-    "mediator_sensitivity": "channels and triples",
-    "transitivity_unmasked": "channels and triples",
-    "block_rank": "channels",
+    "mediator_sensitivity": "channels or heads, and triples",
+    "transitivity_unmasked": "channels or heads, and triples",
+    "block_rank": "channels or heads",
     "contradictory_mass": "rows",
 }
 """What each is a distribution over."""
@@ -92,8 +92,7 @@ def _layer_ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
 def _scale(result: ContradictionResult, measure: str, scope: str, ax: Axes) -> None:
     """The axis that suits a measure, and the values that it is read against."""
     if measure == "mediator_sensitivity":
-        ax.set_yscale("symlog", linthresh=1e-3)
-        ax.set_ylim(bottom=0)
+        ax.set_yscale("log")
     elif measure == "transitivity_unmasked":
         ax.set_ylim(-0.02, 1.02)
     elif measure == "contradictory_mass":
@@ -104,8 +103,9 @@ def _scale(result: ContradictionResult, measure: str, scope: str, ax: Axes) -> N
             for m in result.probed.measurements
             if (m.scope, m.quantity) == (scope, "block_rank_bound") and m.value is not None
         }
-        ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter("{x:g}")
+        if bounds:
+            ax.set_yscale("log", base=2)
+            ax.yaxis.set_major_formatter("{x:g}")
         for bound in bounds:
             ax.axhline(bound, color="0.3", linewidth=0.9, linestyle="--")
             ax.annotate(
@@ -151,8 +151,7 @@ def plot_by_lag(result: ContradictionResult, layer: int, scope: str, ax: Axes | 
     if ax.lines:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.set_yscale("symlog", linthresh=1e-3)
-        ax.set_ylim(bottom=0)
+        ax.set_yscale("log")
     else:
         no_data(ax, "no triples: see the notes")
     ax.set(xlabel="lag i - k, from (tokens)", ylabel="sensitivity (nats)")
@@ -176,6 +175,10 @@ def plot_transitivity(result: ContradictionResult, layer: int, scope: str, ax: A
     return ax
 
 
+LARGE = 6
+"""Patches down a frame up to which one has room for a letter."""
+
+
 def example_frames(example: Example) -> list[int]:
     """The frames that a relation spans."""
     frames = example.places[[example.row, example.column], 0]
@@ -197,21 +200,19 @@ def plot_example_frame(example: Example, frame: int, ax: Axes, norm: Normalize) 
         ax.add_patch(Rectangle(corner, side_x, side_y, **look))
         return corner[0] + side_x / 2, corner[1] + side_y / 2
 
-    for position, value in zip(example.between, example.sensitivity, strict=True):
+    for position, value in zip(example.between.tolist(), example.sensitivity, strict=True):
         if example.places[position, 0] == frame:
-            colour = colours(norm(value)) if np.isfinite(value) else "0.5"
-            box(
-                position,
-                facecolor=(*colour[:3], 0.6) if np.isfinite(value) else "none",
-                edgecolor=colour,
-                linewidth=0.4,
-            )
+            red, green, blue, _ = colours(norm(value))
+            box(position, facecolor=(red, green, blue, 0.6), edgecolor="white", linewidth=0.3)
+    # A letter would hide a small patch, so it stands beside it.
+    beside = (0, 0) if down <= LARGE else (0, 13)
     for position, name, colour in ((example.column, "k", "#D55E00"), (example.row, "i", "#0072B2")):
         if example.places[position, 0] == frame:
-            centre = box(position, facecolor="none", edgecolor="white", linewidth=4)
-            box(position, facecolor="none", edgecolor=colour, linewidth=2.2)
+            box(position, facecolor="none", edgecolor="white", linewidth=3.6)
+            centre = box(position, facecolor="none", edgecolor=colour, linewidth=2)
             ax.annotate(
-                name, centre, ha="center", va="center", fontsize=9, fontweight="bold", color="white",
+                name, centre, beside, textcoords="offset points", ha="center", va="center", fontsize=8,
+                fontweight="bold", color="white",
                 bbox={"boxstyle": "circle,pad=0.15", "facecolor": colour, "edgecolor": "white"},
             )  # fmt: skip
     ax.set_axis_off()

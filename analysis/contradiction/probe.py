@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.capture import Capture, record
-from analysis.capture.recorder import family_of
+from analysis.capture import Capture, family_of, record
 from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
@@ -86,12 +85,15 @@ def probe(
         if kept is None:
             clip: dict[Key, dict[str, np.ndarray]] = {}
             with torch.inference_mode():
-                for layer, hidden in layer_inputs(model, sample, layers).items():
+                for layer, inputs in layer_inputs(model, sample, layers).items():
                     rng = np.random.default_rng([seed, index, layer])
-                    for key, values in measure_layer(family, model, layer, hidden, scopes, mediators, rng):
-                        clip[key] = values
-                        say(key)
-                about = about or _about(family.captures(model, layer, hidden)[0])
+                    for hidden, directions in inputs:
+                        for key, values in measure_layer(
+                            family, model, layer, hidden, directions, scopes, mediators, rng
+                        ):
+                            clip[key] = values
+                            say(key)
+                        about = about or _about(family.captures(model, layer, hidden)[0])
             if unfinished is not None:
                 unfinished.put(first + index, clip, about)
         else:
@@ -124,13 +126,20 @@ def probe(
 
 def layer_inputs(
     model: nn.Module, sample: Sample, layers: Sequence[int]
-) -> dict[int, Float[Tensor, "1 L M"]]:
-    """The input of each layer's mixer, after the norm, as the model runs over a sample."""
+) -> dict[int, list[tuple[Float[Tensor, "1 L M"], list[str]]]]:
+    """The inputs of each layer's mixer, after the norm, as the model runs over a sample, and their directions.
+
+    A layer has one input for all its directions, but for attention that is divided in two, one after the other.
+    """
     parameter = next(model.parameters())
-    inputs: dict[int, Tensor] = {}
+    inputs: dict[int, list[tuple[Tensor, list[str]]]] = {}
 
     def keep(capture: Captured) -> None:
-        inputs[capture.layer] = capture.hidden
+        met = inputs.setdefault(capture.layer, [])
+        if met and torch.equal(met[-1][0], capture.hidden):
+            met[-1][1].append(capture.direction)
+        else:
+            met.append((capture.hidden, [capture.direction]))
 
     with record(model, layers=layers, sink=keep):
         tokens = sample.tokens[None].to(parameter.device)

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of
 from analysis.contradiction.example import Example, find_example, save_example
 from analysis.contradiction.figures import write_figures
 from analysis.contradiction.measure import measure
 from analysis.contradiction.probe import Probed, probe
 from analysis.contradiction.result import ContradictionResult, Side
 from analysis.inputs import DistinctFrames
-from analysis.pretrained import LoadedFolder
+from analysis.pretrained import LoadedFolder, is_folder
 from analysis.request import (
     Request,
     RequestError,
@@ -91,14 +91,9 @@ def run(
     loaded = read(request)
     config = loaded.config
     try:
-        family = family_of(loaded.model)
+        family_of(loaded.model)
     except TypeError as error:
         raise RequestError(f"{request.checkpoint}: {error}") from error
-    if len(family.sites(loaded.model, 0)) > 1:
-        raise RequestError(
-            f"{request.checkpoint}: each layer attends in time and then in space, on inputs of their own; "
-            "contradiction is measured in layers of one input"
-        )
     layers = parse_layers(request.layers, config.depth)
     control = _control(request, asked, loaded)
     if control is not None and layers[-1] >= control.config.depth:
@@ -111,7 +106,9 @@ def run(
         against = None if control is None else control.weights
         keep.begin({**clips_depend_on(request, loaded), "mediators": asked.mediators, "control": against})
     total = count * len(layers) * len(scopes)
-    total *= _directions(config) + (0 if control is None else _directions(control.config))
+    total *= _directions(loaded.model, config) + (
+        0 if control is None else _directions(control.model, control.config)
+    )
 
     def probed_of(model: nn.Module, first: int, samples: DistinctFrames) -> Probed:
         # Half precision is a way to store weights; a probe computes in float32 at least.
@@ -166,8 +163,9 @@ def _side(label: str, checkpoint: CheckpointInfo | None, probed: Probed, request
     return Side(label, checkpoint, measurements, curves, probed.values)
 
 
-def _directions(config: ModelConfig) -> int:
-    return 2 if config.mixer == "mamba" and config.directions == "both" else 1
+def _directions(model: nn.Module, config: ModelConfig) -> int:
+    both = config.mixer == "mamba" and config.directions == "both"
+    return 2 if both else len(family_of(model).sites(model, 0))
 
 
 def _control(request: Request, asked: Asked, loaded: Loaded | LoadedFolder) -> _Control | None:
@@ -186,16 +184,18 @@ def _control(request: Request, asked: Asked, loaded: Loaded | LoadedFolder) -> _
 
 
 def _control_of_file(path: Path, request: Request, config: ModelConfig) -> _Control:
-    shape = (
-        ()
-        if config.kind == "language"
-        else (("num_frames", config.num_frames), ("image_size", config.image_size))
-    )
-    loaded = read(Request(path, device=request.device, overrides=shape))
+    fixed = config.kind == "language" or is_folder(path)
+    shape = () if fixed else (("num_frames", config.num_frames), ("image_size", config.image_size))
+    loaded = read(Request(path, overrides=shape))
     if loaded.config.mixer != "attention":
         raise RequestError(f"--control {path}: its mixers are scans; a self-attention checkpoint is needed")
     if loaded.config.kind != config.kind:
         raise RequestError(f"--control {path}: is a {loaded.config.kind} model; {config.kind} is needed")
+    theirs, wanted = ((c.num_frames, c.image_size) for c in (loaded.config, config))
+    if config.kind != "language" and theirs != wanted:
+        raise RequestError(
+            f"--control {path}: takes {theirs[0]} frames of {theirs[1]} pixels; {wanted[0]} of {wanted[1]} are shown"
+        )
     info = checkpoint_info(path, loaded)
     return _Control(loaded.model, loaded.config, f"self-attention, {path.name}", info, loaded.weights_sha256)
 
@@ -227,7 +227,9 @@ def _notes(layout: Layout, probed: Probed, config: ModelConfig, control: _Contro
     if config.mixer == "mamba" and config.directions == "forward":
         notes.append("The model scans forward only: there is no backward direction.")
     if config.mixer == "attention":
-        notes.append("The checkpoint is self-attention itself: its one direction is called both.")
+        notes.append(
+            "The checkpoint is self-attention itself, so that it has no control unless --control names one."
+        )
     if control is not None and control.checkpoint is None:
         notes.append(
             f"The control is {control.label}: fresh weights, as many as the checkpoint's mixers have, that show what "

@@ -10,21 +10,21 @@ from analysis.results import Measurement
 from analysis.tables import number, with_interval
 
 CAPTION = (
-    "m–n: 95 % interval over clips. Sensitivity in nats; of a ratio: of two relations of one row, so that what is "
-    "common to the row is out. Residual before the mask: of the same scan without it. Rank: effective, beside its "
-    "bound; of logits where there is a softmax. Mass: 1 blind to similarity, above 1 contradictory. -: a gap, see the "
-    "notes."
+    "m–n: 95 % interval over clips. Mediator: sensitivity of a relation to a token between; ratio: that of two "
+    "relations of one row to each other, without what is common to the row. Residual: of transitivity; unmasked: "
+    "of the same scan without its mask. Rank: effective, beside its bound. Logits: before the softmax, where there is "
+    "one. Mass: 1 blind to similarity, above 1 contradictory. -: a gap, see the notes."
 )
 
 COLUMNS = (
-    "mediator\nsensitivity",
-    "\nof a ratio",
-    "\nof logits",
-    "transitivity\nresidual",
-    "before\nmask",
+    "mediator\n(nats)",
+    "\nratio",
+    "\nlogits",
+    "resid-\nual",
+    "residual\nunmasked",
     "block\nrank",
     "\nbound",
-    "\nof logits",
+    "\nlogits",
     "contrad.\nmass",
 )
 
@@ -41,6 +41,7 @@ def tables(result: ContradictionResult) -> Iterator[Table]:
                 box=box.SIMPLE_HEAD,
                 pad_edge=False,
                 padding=(0, 0),
+                collapse_padding=True,
             )
             table.add_column("layer", justify="right")
             table.add_column("direction")
