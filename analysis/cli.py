@@ -22,6 +22,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from analysis.capture import CaptureError
 from analysis.inputs import DEFAULT_SOURCE, InputError
 from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Request, RequestError, Step
 from analysis.results import ResultError, check_replaceable
@@ -162,7 +163,7 @@ def run_command(
         execute(parsed, shlex.join(["python", "-m", module, *given]))
     except USAGE_ERROR as error:
         return _fail(error.format_message())
-    except (RequestError, InputError, ResultError) as error:
+    except (RequestError, InputError, ResultError, CaptureError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(

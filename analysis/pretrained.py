@@ -75,7 +75,7 @@ def load_hf(path: Path, *, allow_nonfinite: bool = False) -> LoadedFolder:
         raise CheckpointError(
             f"{path}: NaN or infinite weights in {_listed(broken)}; --allow-nonfinite reads them all the same"
         )
-    config = _language(model.config) if kind == "mamba" else _video(path, model.config)
+    config = _language(model.config) if kind == "mamba" else _video(path, model)
     said = f"transformers {type(model).__name__} ({config.depth} layers of width {config.d_model}"
     if kind == "mamba":
         said += f", {config.d_state} states, vocabulary {config.vocab_size})"
@@ -136,7 +136,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + rest
 
 
-def _video(path: Path, config: Any) -> ModelConfig:
+def _video(path: Path, model: Any) -> ModelConfig:
+    config = model.config
     if config.model_type == "vivit":
         tubelet, *patch = config.tubelet_size
     else:
@@ -156,6 +157,7 @@ def _video(path: Path, config: Any) -> ModelConfig:
         tubelet_size=tubelet,
         channels=config.num_channels,
         class_token="none" if config.model_type == "videomae" else "first",
+        num_classes=config.num_labels if hasattr(model, "classifier") else 0,
     )
 
 

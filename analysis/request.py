@@ -82,11 +82,14 @@ def read(request: Request) -> Loaded | LoadedFolder:
 
 
 def _read_folder(folder: Path, overrides: dict[str, Any]) -> LoadedFolder:
-    allow_nonfinite = overrides.pop("allow_nonfinite", False)
-    if overrides:
-        drop = ", ".join(CLIP_SHAPE.get(name, "--" + name.replace("_", "-")) for name in overrides)
+    loaded = load_hf(folder, allow_nonfinite=overrides.get("allow_nonfinite", False))
+    shape = {name: getattr(loaded.config, name) for name in CLIP_SHAPE}
+    fixed = {"allow_nonfinite": True, **({} if loaded.config.kind == "language" else shape)}
+    wrong = [name for name, value in overrides.items() if value != fixed.get(name)]
+    if wrong:
+        drop = ", ".join(CLIP_SHAPE.get(name, "--" + name.replace("_", "-")) for name in wrong)
         raise RequestError(f"{folder}: is a folder of transformers, whose configuration holds; drop {drop}")
-    return load_hf(folder, allow_nonfinite=allow_nonfinite)
+    return loaded
 
 
 def _is_language(checkpoint: Path, overrides: dict[str, Any]) -> bool:

@@ -216,7 +216,7 @@ class ProjectedAttention(_WholeRows):
         self._take_shape(softmax, out_weight.shape[0])
         self._width = softmax.channels
         by_head = rearrange(out_weight.to(values.dtype), "m (h w) -> h w m", h=values.shape[1])
-        self._projected = torch.einsum("bhlw,hwm->bhlm", values, by_head)
+        self._projected = torch.einsum("bhlw,hwm->blhm", values, by_head)
 
     def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
         return self._softmax.sees(rows)
@@ -228,30 +228,28 @@ class ProjectedAttention(_WholeRows):
         return total.sqrt() if self._norms else total / self.channels
 
     def _fill(self, piece: Rectangle, channels: slice) -> Float[Tensor, "B d r c"]:
-        return self._project(self._share(piece), piece, channels)
+        values = self._projected[:, piece.left : piece.right, :, channels]
+        return torch.einsum("bhrc,bchm->bmrc", self._share(piece), values)
 
     def _sums(
         self, piece: Rectangle, signed: bool
     ) -> tuple[Float[Tensor, "B r c"], Float[Tensor, "B r c"] | None]:
-        share = self._share(piece)
-        weight = share.new_zeros((self.batch, piece.bottom - piece.top, piece.right - piece.left))
-        total = torch.zeros_like(weight) if signed else None
-        for channels in self._channel_blocks(piece):
-            entries = self._project(share, piece, channels)
-            if total is not None:
-                total += entries.sum(1)
-            weight += (entries.square_() if self._norms else entries.abs_()).sum(1)
+        share = rearrange(self._share(piece), "b h r c -> b c r h").contiguous()
+        weights, totals = [], []
+        # A few columns at a time with all outputs, each a product of (rows, heads) and (heads, outputs).
+        step = max(1, SCRATCH // (self.batch * share.shape[2] * self.channels))
+        for start in range(0, share.shape[1], step):
+            columns = slice(start, start + step)
+            entries = share[:, columns] @ self._projected[:, piece.left : piece.right][:, columns]
+            if signed:
+                totals.append(entries.sum(-1))
+            weights.append((entries.square_() if self._norms else entries.abs_()).sum(-1))
+        weight = torch.cat(weights, 1).transpose(1, 2)
+        total = torch.cat(totals, 1).transpose(1, 2) if signed else None
         return weight, total
 
     def _share(self, piece: Rectangle) -> Float[Tensor, "B H r c"]:
         return self._softmax._fill(piece, slice(0, self._softmax.channels))
-
-    def _project(
-        self, share: Float[Tensor, "B H r c"], piece: Rectangle, channels: slice
-    ) -> Float[Tensor, "B d r c"]:
-        return torch.einsum(
-            "bhrc,bhcm->bmrc", share, self._projected[:, :, piece.left : piece.right, channels]
-        )
 
 
 @final

@@ -7,7 +7,8 @@ captures[0].operator().row(5)
 
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
+from analysis.capture.parts import CaptureError
 from analysis.capture.rebuild import rebuild
 from analysis.capture.recorder import Family, family_of, record
 
-__all__ = ["AttentionCapture", "Capture", "Family", "family_of", "rebuild", "record"]
+__all__ = ["AttentionCapture", "Capture", "CaptureError", "Family", "family_of", "rebuild", "record"]

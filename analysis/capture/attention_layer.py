@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture, AttentionDirection
+from analysis.capture.parts import CaptureError
 from vmp.config import TokenLayout
 
 
@@ -40,16 +41,16 @@ def attention_capture(
 ) -> AttentionCapture:
     """The capture of one plain multi-head attention, logits scaled by the root of a head's width.
 
-    Raises TypeError where tokens are not those of the layout, or keys and queries have other widths (grouped heads).
+    Raises CaptureError where tokens are not those of the layout, or keys and queries have other widths (grouped heads).
     """
     if hidden.shape[1] != layout.length:
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: sees {hidden.shape[1]} tokens and the configuration has {layout.length}; show it clips of "
             "the configuration's shape, none masked"
         )
     widths = {name: getattr(parts, name).shape[-1] for name in "qkv"}
     if len(set(widths.values())) != 1:
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: q, k and v have widths {widths}; grouped or shared heads are not known here"
         )
     q, k, v = (rearrange(x.detach(), "b l (h d) -> b h l d", h=heads) for x in parts[:3])

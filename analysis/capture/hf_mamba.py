@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
 from analysis.capture.mamba_layer import mamba_capture
-from analysis.capture.parts import Site, first_argument, is_of
+from analysis.capture.parts import CaptureError, Site, first_argument, is_of
 
 NAME = "transformers Mamba (MambaModel, MambaForCausalLM)"
 MODULE = "transformers.models.mamba.modeling_mamba"
@@ -27,9 +27,11 @@ def sites(model: Any, layer: int) -> Sequence[Site]:
     def hidden(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
         mask, cache = keywords.get("attention_mask"), keywords.get("cache_params")
         if mask is not None and not bool(mask.all()):
-            raise TypeError(f"layer {layer}: attention_mask hides padding; captures are of whole sequences")
+            raise CaptureError(
+                f"layer {layer}: attention_mask hides padding; captures are of whole sequences"
+            )
         if cache is not None and cache.has_previous_state(layer):
-            raise TypeError(f"layer {layer}: continues a cached state; captures are of whole sequences")
+            raise CaptureError(f"layer {layer}: continues a cached state; captures are of whole sequences")
         return first_argument(arguments, keywords)
 
     return [Site(mixers(model)[layer], hidden)]

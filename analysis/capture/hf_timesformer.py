@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.attention_layer import Projections, attention_capture, pair, run_video
-from analysis.capture.parts import Site, first_argument, is_of, needs_evaluation, part
+from analysis.capture.parts import CaptureError, Site, first_argument, is_of, needs_evaluation, part
 from vmp.config import TokenLayout
 
 NAME = "transformers TimeSformer (TimesformerModel, TimesformerForVideoClassification)"
@@ -109,7 +109,7 @@ def _from_frames(model: Any, layer: int, arguments: tuple[Any, ...], keywords: M
     tokens, layout = first_argument(arguments, keywords), _layout(model)
     _check(layer, tokens.shape[1], 1 + layout.patches)
     if tokens.shape[0] % layout.frames:
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: sees {tokens.shape[0]} frames, which are no clips of {layout.frames}"
         )
     return rearrange(tokens, "(b t) p m -> b (t p) m", t=layout.frames)
@@ -133,7 +133,7 @@ def _from_space(model: Any, layer: int, arguments: tuple[Any, ...], keywords: Ma
 
 def _check(layer: int, tokens: int, expected: int) -> None:
     if tokens != expected:
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: attends over {tokens} tokens and the configuration has {expected}; show the model clips "
             "of the configuration's shape"
         )

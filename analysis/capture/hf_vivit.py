@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.attention_layer import Projections, attention_capture, pair, run_video
-from analysis.capture.parts import Site, first_argument, is_of, needs_evaluation, part
+from analysis.capture.parts import CaptureError, Site, first_argument, is_of, needs_evaluation, part
 from vmp.config import TokenLayout
 
 NAME = "transformers ViViT (VivitModel, VivitForVideoClassification)"
@@ -28,7 +28,7 @@ def sites(model: Any, layer: int) -> Sequence[Site]:
     def hidden(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
         mask = arguments[1] if len(arguments) > 1 else keywords.get("attention_mask")
         if mask is not None:
-            raise TypeError(f"layer {layer}: attention_mask hides tokens; captures are of whole clips")
+            raise CaptureError(f"layer {layer}: attention_mask hides tokens; captures are of whole clips")
         return first_argument(arguments, keywords)
 
     return [Site(mixers(model)[layer], hidden)]

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
-from analysis.capture.parts import parameter, part
+from analysis.capture.parts import CaptureError, parameter, part
 from vmp.config import TokenLayout
 
 
@@ -18,13 +18,13 @@ def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:
         (x, z) = in_proj h        u = silu(conv1d x)        (r, B, C) = x_proj u
         delta = softplus(dt_proj r)        A = -exp(A_log)
 
-    Raises TypeError where a parameter is hidden, or the activation is not SiLU.
+    Raises CaptureError where a parameter is hidden, or the activation is not SiLU.
 
     Source: Gu and Dao, arXiv 2312.00752, section 3.4, and the mamba_ssm package.
     """
     activation = getattr(mixer, "activation", None)
     if activation not in ("silu", "swish"):
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: the activation of {type(mixer).__name__} is {activation!r}; 'silu' is known"
         )
     in_proj, x_proj, dt_proj, out_proj = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
 from analysis.capture.mamba_layer import mamba_capture
-from analysis.capture.parts import Site, first_argument, is_of
+from analysis.capture.parts import CaptureError, Site, first_argument, is_of
 
 NAME = "mamba_ssm (models with its Mamba)"
 MODULE = "mamba_ssm.modules.mamba_simple"
@@ -28,7 +28,7 @@ def mixers(model: nn.Module) -> Sequence[nn.Module]:
 def sites(model: nn.Module, layer: int) -> Sequence[Site]:
     def hidden(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
         if keywords.get("inference_params") is not None or (len(arguments) > 1 and arguments[1] is not None):
-            raise TypeError(f"layer {layer}: continues a cached state; captures are of whole sequences")
+            raise CaptureError(f"layer {layer}: continues a cached state; captures are of whole sequences")
         return first_argument(arguments, keywords)
 
     return [Site(mixers(model)[layer], hidden)]
@@ -38,7 +38,7 @@ def captures(model: nn.Module, layer: int, hidden: Tensor) -> list[Capture]:
     mixer = mixers(model)[layer]
     for name in OTHER_FORMS:
         if hasattr(mixer, name):
-            raise TypeError(
+            raise CaptureError(
                 f"layer {layer}: Mamba has {name}, so a fork's; save its weights and load them with vmp.load_checkpoint"
             )
     return [mamba_capture(mixer, layer, hidden)]

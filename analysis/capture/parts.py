@@ -11,6 +11,10 @@ from torch import Tensor, nn
 Part = TypeVar("Part", bound=nn.Module)
 
 
+class CaptureError(TypeError):
+    """A model, or a layer of it, that cannot be captured; the message is one line for the user."""
+
+
 def first_argument(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
     """A module's input: its first positional argument, or the keyword ``hidden_states``."""
     return arguments[0] if arguments else keywords["hidden_states"]
@@ -34,33 +38,33 @@ class Site:
 def part(mixer: nn.Module, layer: int, path: str, kind: type[Part]) -> Part:
     """A submodule whose weights can be read.
 
-    Raises TypeError where it is absent, of another kind (fused, wrapped by an adapter), or quantised.
+    Raises CaptureError where it is absent, of another kind (fused, wrapped by an adapter), or quantised.
     """
     owner = type(mixer).__name__
     try:
         found = mixer.get_submodule(path)
     except AttributeError:
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: {owner} has no {path}, a {kind.__name__}; a fused layer hides what it computes with"
         ) from None
     if not isinstance(found, kind):
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: {path} of {owner} is a {type(found).__name__}; a plain {kind.__name__} is needed"
         )
     weight = found.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim < 2:
         stored = str(weight.dtype).removeprefix("torch.") if isinstance(weight, Tensor) else "hidden"
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer}: {path}.weight of {owner} is {stored}; load the model with floating point weights"
         )
     return found
 
 
 def parameter(mixer: nn.Module, layer: int, name: str) -> Tensor:
-    """A parameter of the mixer itself, detached. Raises TypeError where it is absent."""
+    """A parameter of the mixer itself, detached. Raises CaptureError where it is absent."""
     found = getattr(mixer, name, None)
     if not isinstance(found, Tensor) or not found.is_floating_point():
-        raise TypeError(f"layer {layer}: {type(mixer).__name__} has no floating point parameter {name}")
+        raise CaptureError(f"layer {layer}: {type(mixer).__name__} has no floating point parameter {name}")
     return found.detach()
 
 
@@ -70,6 +74,6 @@ def is_of(model: nn.Module, module: str, *names: str) -> bool:
 
 
 def needs_evaluation(layer: int, mixer: nn.Module) -> None:
-    """Raise TypeError where dropout would make the layer's output random."""
+    """Raise CaptureError where dropout would make the layer's output random."""
     if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in mixer.modules()):
-        raise TypeError(f"layer {layer}: dropout is active; call model.eval() before recording")
+        raise CaptureError(f"layer {layer}: dropout is active; call model.eval() before recording")

@@ -19,7 +19,7 @@ from analysis.capture import (
 )
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
-from analysis.capture.parts import Site
+from analysis.capture.parts import CaptureError, Site
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class Family(Protocol):
     def captures(self, model: Any, layer: int, hidden: Tensor) -> list[Capture] | list[AttentionCapture]:
         """The directions of one layer, each from the same input (B, L, M), in the order of the layout.
 
-        Raises TypeError where the layer has none, or hides its parameters.
+        Raises CaptureError where the layer has none, or hides its parameters.
         """
 
     def run(self, model: Any, inputs: Tensor) -> Tensor:
@@ -51,12 +51,12 @@ FAMILIES: tuple[Family, ...] = (vmp_models, hf_videomae, hf_timesformer, hf_vivi
 
 
 def family_of(model: nn.Module) -> Family:
-    """The adapter for a model. Raises TypeError, with the families known, where there is none."""
+    """The adapter for a model. Raises CaptureError, with the families known, where there is none."""
     for family in FAMILIES:
         if family.recognises(model):
             return family
     known = "; ".join(family.NAME for family in FAMILIES)
-    raise TypeError(f"model: no adapter for {type(model).__name__}; known families: {known}")
+    raise CaptureError(f"model: no adapter for {type(model).__name__}; known families: {known}")
 
 
 def layer_indices(layers: Sequence[int] | None, depth: int) -> list[int]:
@@ -87,8 +87,8 @@ def record(
         The list that captures are appended to, layer by layer, forward before backward. Empty with a ``sink``.
 
     Raises:
-        TypeError: an unknown family, or a chosen layer that hides its parameters or has neither scan nor
-            self-attention.
+        CaptureError: a TypeError; for an unknown family, or a chosen layer that hides its parameters or has neither
+            scan nor self-attention.
         IndexError: a layer out of range.
     """
     family = family_of(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
-from analysis.capture.parts import Site, parameter, part
+from analysis.capture.parts import CaptureError, Site, parameter, part
 from vmp.attention import SelfAttentionMixer
 from vmp.config import TokenLayout
 from vmp.mixer import MambaMixer
@@ -39,7 +39,7 @@ def captures(
     if isinstance(mixer, SelfAttentionMixer):
         return [_attention(mixer, layer, hidden, layout)]
     if not isinstance(mixer, MambaMixer):
-        raise TypeError(
+        raise CaptureError(
             f"layer {layer} is a {type(mixer).__name__}; MambaMixer and SelfAttentionMixer are known"
         )
     _check_readable(mixer, layer)
@@ -63,7 +63,7 @@ def run(model: VideoModel | LanguageModel, inputs: Tensor) -> Tensor:
 
 
 def _check_readable(mixer: MambaMixer, layer: int) -> None:
-    """Raise TypeError where a part that a direction is computed from is hidden."""
+    """Raise CaptureError where a part that a direction is computed from is hidden."""
     ends = ("", "_b") if mixer.config.separate_backward else ("",)
     linear = ("in_proj", "out_proj", *(f"{name}{end}" for name in ("x_proj", "dt_proj") for end in ends))
     for name in linear:

@@ -103,8 +103,9 @@ def _scale(result: ContradictionResult, measure: str, scope: str, ax: Axes) -> N
             for m in result.probed.measurements
             if (m.scope, m.quantity) == (scope, "block_rank_bound") and m.value is not None
         }
-        ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter("{x:g}")
+        if bounds:
+            ax.set_yscale("log", base=2)
+            ax.yaxis.set_major_formatter("{x:g}")
         for bound in bounds:
             ax.axhline(bound, color="0.3", linewidth=0.9, linestyle="--")
             ax.annotate(
@@ -174,6 +175,10 @@ def plot_transitivity(result: ContradictionResult, layer: int, scope: str, ax: A
     return ax
 
 
+LARGE = 6
+"""Patches down a frame up to which one has room for a letter."""
+
+
 def example_frames(example: Example) -> list[int]:
     """The frames that a relation spans."""
     frames = example.places[[example.row, example.column], 0]
@@ -199,12 +204,15 @@ def plot_example_frame(example: Example, frame: int, ax: Axes, norm: Normalize) 
         if example.places[position, 0] == frame:
             red, green, blue, _ = colours(norm(value))
             box(position, facecolor=(red, green, blue, 0.6), edgecolor="white", linewidth=0.3)
+    # A letter would hide a small patch, so it stands beside it.
+    beside = (0, 0) if down <= LARGE else (0, 13)
     for position, name, colour in ((example.column, "k", "#D55E00"), (example.row, "i", "#0072B2")):
         if example.places[position, 0] == frame:
-            centre = box(position, facecolor="none", edgecolor="white", linewidth=4)
-            box(position, facecolor="none", edgecolor=colour, linewidth=2.2)
+            box(position, facecolor="none", edgecolor="white", linewidth=3.6)
+            centre = box(position, facecolor="none", edgecolor=colour, linewidth=2)
             ax.annotate(
-                name, centre, ha="center", va="center", fontsize=9, fontweight="bold", color="white",
+                name, centre, beside, textcoords="offset points", ha="center", va="center", fontsize=8,
+                fontweight="bold", color="white",
                 bbox={"boxstyle": "circle,pad=0.15", "facecolor": colour, "edgecolor": "white"},
             )  # fmt: skip
     ax.set_axis_off()

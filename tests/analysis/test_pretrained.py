@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from analysis.capture import family_of
+from analysis.contradiction import __main__ as contradiction
 from analysis.decay import __main__ as decay
 from analysis.decay.result import DecayResult
 from analysis.inputs import MEAN, STD
@@ -88,6 +89,7 @@ def test_what_is_read_is_what_was_saved(tmp_path):
     assert load_hf(tmp_path).weights_sha256 == loaded.weights_sha256
     config = loaded.config
     assert (config.depth, config.num_frames, config.tubelet_size, config.image_size) == (2, 4, 2, 8)
+    assert config.num_classes == model.classifier.out_features
 
 
 def test_pretraining_is_read_as_its_encoder(tmp_path):
@@ -143,11 +145,44 @@ def test_weights_flags_and_settings_that_do_not_fit(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in classifier\.weight"):
         load_hf(tmp_path)
     assert load_hf(tmp_path, allow_nonfinite=True).config.depth == 2
-    assert decay.main(["--ckpt", str(tmp_path), "--frames", "8", "--variant", "paper"]) == 2
+    assert (
+        decay.main(["--ckpt", str(tmp_path), "--frames", "8", "--variant", "paper", "--allow-nonfinite"]) == 2
+    )
     assert "whose configuration holds; drop --variant, --frames\n" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("not json")
     assert decay.main(["--ckpt", str(tmp_path)]) == 2
     assert "config.json: cannot be read" in capsys.readouterr().err
+
+
+def test_a_layer_that_cannot_be_captured_is_one_line_on_the_command_line(tmp_path, capsys):
+    mamba(hidden_act="gelu").float().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert decay.main(["--ckpt", str(tmp_path / "model"), "--length", "9"]) == 2
+    shown = capsys.readouterr().err
+    assert shown == "error: layer 0: the activation of MambaMixer is 'gelu'; 'silu' is known\n"
+
+
+def test_contradiction_of_folders(tmp_path, capsys):
+    flags = ["--clips", "1", "--scope", "contribution", "--bootstrap", "100"]
+    videomae().float().save_pretrained(tmp_path / "joint")
+    timesformer("divided_space_time").float().save_pretrained(tmp_path / "divided")
+    capsys.readouterr()
+    assert contradiction.main(["--ckpt", str(tmp_path / "joint"), *flags]) == 0
+    assert "videomae" in capsys.readouterr().out
+    assert contradiction.main(["--ckpt", str(tmp_path / "divided"), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "timesformer" in shown
+    assert " time " in shown
+    assert " space " in shown
+
+
+def test_clips_of_the_folders_own_shape_may_be_named(tmp_path, capsys):
+    videomae().float().save_pretrained(tmp_path)
+    flags = ["--ckpt", str(tmp_path), "--clips", "1", "--size", "8", "--frames"]
+    assert decay.main([*flags, "4"]) == 0
+    capsys.readouterr()
+    assert decay.main([*flags, "8"]) == 2
+    assert capsys.readouterr().err.endswith("whose configuration holds; drop --frames\n")
 
 
 def test_an_unknown_folder_is_as_before(tmp_path, capsys):

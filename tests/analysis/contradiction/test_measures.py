@@ -9,11 +9,12 @@ from analysis.capture.recorder import family_of
 from analysis.contradiction.entries import entries, logits
 from analysis.contradiction.layer import Sensitivity, direction_mass, measure_layer, reach, substitute
 from analysis.contradiction.metrics import cosine
-from analysis.contradiction.probe import layer_inputs
+from analysis.contradiction.probe import layer_inputs, probe
 from analysis.contradiction.rank import block_rank
 from analysis.contradiction.triples import draw_mediators, draw_triples
 from analysis.inputs import Sample
 from analysis.weights import SCOPES, scoped
+from tests.analysis import test_families as families
 from tests.analysis.contradiction import naive
 from tests.analysis.models import VARIANTS, clip, video_model
 from vmp.config import TokenLayout
@@ -205,6 +206,28 @@ def test_attention_logits_do_not_move_at_all_and_a_row_moves_as_one(dtype):
     assert (shift - shift[:, :1]).abs().max() < 1e-12
     own = torch.tensor([5])
     assert not torch.equal(logits(before, rows[:1], own), logits(after, rows[:1], own))
+
+
+@pytest.mark.parametrize(
+    ("model", "directions"),
+    [
+        (lambda: families.videomae(), {"both"}),
+        (lambda: families.timesformer("divided_space_time", num_frames=5), {"time", "space"}),
+        (lambda: families.mamba(), {"forward"}),
+    ],
+)
+def test_models_of_others_are_probed_alike(model, directions):
+    model = model()
+    frames = 5 if "time" in directions else 4
+    tokens = torch.arange(20) % 11 if directions == {"forward"} else families.pixels(frames, batch=1)[0]
+    found = probe(model, [Sample(tokens, "clip")], layers=[1], scopes=["ssm"], mediators=6, seed=0)
+    assert {values.direction for values in found.values} == directions
+    for values in found.values:
+        assert values.values["mediator_sensitivity"] > 0
+        assert np.isfinite(values.values["contradictory_observed"])
+        if directions != {"forward"}:
+            assert values.values["mediator_logits"] == 0
+            assert values.values["mediator_relative"] < 1e-12
 
 
 def test_a_class_row_that_is_a_mean_of_softmaxes_is_read_as_one():
