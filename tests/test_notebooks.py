@@ -26,7 +26,7 @@ def said(notebook: nbformat.NotebookNode) -> list[tuple[int, str, str]]:
             if output.output_type == "stream":
                 out.append((number, output.name, output.text))
                 continue
-            for kind, data in output.data.items():
+            for kind, data in sorted(output.data.items()):
                 out.append((number, kind, "" if kind.startswith("image/") else data))
     return out
 
