@@ -26,6 +26,7 @@ CHECKED = [
     "analysis.reduce",
     "analysis.weights",
     "analysis.theory",
+    "analysis._theory",
     "analysis.bootstrap",
     "analysis.quantities",
     "analysis.decay",

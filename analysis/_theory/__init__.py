@@ -1,0 +1,1 @@
+"""What stands behind `analysis.theory`, which is the module to import."""
