@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test test-deep test-gpu check micro bench clean
+.PHONY: report notebooks test test-deep test-gpu check micro bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=/path/to/python3 ...")'
@@ -12,6 +12,10 @@ BIN := .venv/bin
 
 report: .venv/installed
 	$(BIN)/python -m experiments.report --out report
+
+# Each from a fresh kernel; outputs are committed, so that they read on the web.
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "not alone"

@@ -71,8 +71,9 @@ def plot_distribution(result: ContradictionResult, measure: str, scope: str, ax:
             linestyle="none",
             marker=look["marker"],
             color=colour,
+            markersize=6,
             markeredgecolor="white",
-            markeredgewidth=0.6,
+            markeredgewidth=0.9,
             label=label,
         )
     if not seen:

@@ -1,0 +1,68 @@
+"""Every notebook, from a fresh kernel, gives the outputs that are committed; and what each has to be."""
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def said(notebook: nbformat.NotebookNode) -> list[tuple[int, str, str]]:
+    """Cell, kind and text of every output; an image counts by being there, as fonts differ between machines."""
+    out = []
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                out.append((number, output.name, output.text))
+                continue
+            for kind, data in sorted(output.data.items()):
+                out.append((number, kind, "" if kind.startswith("image/") else data))
+    return out
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_fresh_run_gives_the_committed_outputs(path):
+    committed = read(path)
+    fresh = read(path)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    where = {"metadata": {"path": str(path.parent)}}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    NotebookClient(fresh, timeout=120, kernel_name="python3", resources=where).execute(env=environment)
+    assert said(fresh) == said(committed)
+    assert any(kind == "image/png" for _, kind, _ in said(fresh))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_three_lines_defines_nothing_and_names_no_machine(path):
+    notebook = read(path)
+    title, *lines = (line for line in notebook.cells[0].source.splitlines() if line.strip())
+    assert title.startswith("# ")
+    assert len(lines) == 3
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(re.sub(r"(?m)^%.*$", "", cell.source))
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            assert not [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    text = json.dumps([output for cell in notebook.cells for output in cell.get("outputs", [])])
+    assert not re.search(r'"stderr"|/home/|/usr/|site-packages|0x[0-9a-f]{6,}', text)
+    assert path.stat().st_size < 600_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_of_a_notebook_lead_somewhere(path):
+    for cell in read(path).cells:
+        for target in re.findall(r"\]\(([^)\s]+)\)", cell.source if cell.cell_type == "markdown" else ""):
+            assert "://" in target or (path.parent / target.partition("#")[0]).exists(), target
