@@ -37,8 +37,8 @@ check: .venv/installed
 micro: .venv/installed
 	$(BIN)/python -m experiments.micro
 
-# mambapy and transformers are timed beside where they are installed: .venv/bin/pip install -c constraints.txt -e '.[bench]'
 bench: .venv/installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m experiments.bench scan
 	$(BIN)/python -m experiments.bench reduce
 	$(BIN)/python -m experiments.bench model

@@ -2,7 +2,7 @@
 
 A source is an entry point of the group "analysis.clips", called as
 ``source(num_frames=, image_size=, count=, seed=, paths=)``, that yields objects with ``video``, float32 (3,
-T, H, W) normalised as the models expect, ``name`` and ``label``. This package imports none of them.
+T, H, W) normalised by `MEAN` and `STD`, ``name`` and ``label``. This package imports none of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +11,22 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 GROUP = "analysis.clips"
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Per-channel statistics of ImageNet on [0, 1], with which every source normalises, as VideoMamba and VideoMambaPro do
+on Kinetics too."""
 DEFAULT_SOURCE = "photo-pan"
 VIDEO_SOURCE = "video"
+
+# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics too.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class InputError(ValueError):
@@ -95,6 +104,12 @@ class DistinctFrames:
         if not self._copied:
             return ()
         return (f"Clip {', clip '.join(self._copied)}; lags between copies say nothing of motion.",)
+
+
+def denormalise(video: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """A normalised clip as RGB, rounded and clipped to 8 bits: frames to look at."""
+    pixels = video * torch.tensor(STD)[:, None, None, None] + torch.tensor(MEAN)[:, None, None, None]
+    return (255 * pixels).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
 
 
 def random_tokens(*, vocabulary: int, length: int, count: int, seed: int) -> Iterator[Sample]:

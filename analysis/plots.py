@@ -5,7 +5,7 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,8 +25,17 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "forward": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "backward": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    "both": {"color": "#000000", "linestyle": "-", "marker": "D"},
+    "both j<=i": {"color": "#56B4E9", "linestyle": "--", "marker": "<"},
+    "both j>=i": {"color": "#E69F00", "linestyle": ":", "marker": ">"},
+    "time": {"color": "#009E73", "linestyle": "-", "marker": "o"},
+    "time j<=i": {"color": "#009E73", "linestyle": "--", "marker": "<"},
+    "time j>=i": {"color": "#009E73", "linestyle": ":", "marker": ">"},
+    "space": {"color": "#CC79A7", "linestyle": "-", "marker": "s"},
+    "space j<=i": {"color": "#CC79A7", "linestyle": "--", "marker": "<"},
+    "space j>=i": {"color": "#CC79A7", "linestyle": ":", "marker": ">"},
 }
-"""How each direction is drawn; markers are used where points are few."""
+"""How each direction, and side of self-attention, is drawn; markers are used where points are few."""
 
 MODEL_LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#000000", "marker": "D", "linestyle": "-"},
@@ -52,7 +61,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return inner
 
 
-def _axes(ax: Axes | None) -> Axes:
+def new_axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt  # Only where new axes are asked for: pyplot keeps every figure it makes.
@@ -62,13 +71,19 @@ def _axes(ax: Axes | None) -> Axes:
 
 @styled
 def plot_implicit_attention(
-    heatmap: Heatmap, layout: Layout, ax: Axes | None = None, *, norm: LogNorm | None = None
+    heatmap: Heatmap,
+    layout: Layout,
+    ax: Axes | None = None,
+    *,
+    norm: LogNorm | None = None,
+    unit: str | None = None,
 ) -> Axes:
     """W of one layer and direction on a log scale, frame borders as lines; white where W is 0.
 
-    ``norm`` shares a colour scale between axes; a colour bar is then left to the caller.
+    ``norm`` shares a colour scale between axes; a colour bar is then left to the caller. ``unit`` of W is that of a
+    scan's scope where None.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     shown = np.ma.masked_less_equal(heatmap.values, 0)
     length = layout.length
     image = ax.imshow(shown, norm=norm or log_norm([heatmap]), extent=(0, length, length, 0), rasterized=True)
@@ -79,7 +94,7 @@ def plot_implicit_attention(
     ax.set(xlabel="key j (token)", ylabel="query i (token)")
     ax.set_title(f"layer {heatmap.layer}, {heatmap.direction}, scope {heatmap.scope}")
     if norm is None:
-        ax.figure.colorbar(image, ax=ax, label=weight_label(heatmap.scope))
+        ax.figure.colorbar(image, ax=ax, label=weight_label(unit or WEIGHT_UNITS[heatmap.scope]))
     return ax
 
 
@@ -92,8 +107,8 @@ def log_norm(heatmaps: Sequence[Heatmap]) -> LogNorm:
     return LogNorm(max(positive.min(), top * 10.0**-DECADES), top, clip=True)
 
 
-def weight_label(scope: str) -> str:
-    return f"W ({WEIGHT_UNITS[scope]})"
+def weight_label(unit: str) -> str:
+    return f"W ({unit})"
 
 
 def frame_borders(layout: Layout) -> list[float]:
@@ -105,13 +120,13 @@ def frame_borders(layout: Layout) -> list[float]:
 @styled
 def plot_lag_profile(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
     """m(k) by token lag with its interval, and the exponential fit over the lags it was made on."""
-    return _profiles(result, layer, scope, "lag_profile", "tokens", _axes(ax))
+    return _profiles(result, layer, scope, "lag_profile", "tokens", new_axes(ax))
 
 
 @styled
 def plot_frame_lag_profile(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
     """m(tau) by frame lag with its interval, and the exponential fit."""
-    return _profiles(result, layer, scope, "frame_lag_profile", "frames", _axes(ax))
+    return _profiles(result, layer, scope, "frame_lag_profile", "frames", new_axes(ax))
 
 
 def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: str, ax: Axes) -> Axes:
@@ -126,13 +141,14 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
         ax.plot(lags, curve.value, **{**look, "marker": look["marker"] if few else ""}, label=direction)
         if curve.low is not None and curve.high is not None:
             ax.fill_between(lags, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
-        _fit_line(result, curve, unit, ax)
+        if direction in result.whole_directions:
+            _fit_line(result, curve, unit, ax)
     if ax.lines:
         ax.set_yscale("log")
     else:
-        _no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
+        no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
-    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({WEIGHT_UNITS[scope]})")
+    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope)})")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
@@ -161,7 +177,7 @@ def _fit_line(result: DecayResult, curve: Curve, unit: str, ax: Axes) -> None:
         line,
         color="black",
         linewidth=0.9,
-        linestyle=":" if curve.direction == "forward" else "-.",
+        linestyle="-." if curve.direction == "backward" else ":",
         label=f"exponential fit, {curve.direction}",
     )
 
@@ -175,7 +191,7 @@ def plot_half_lives(result: DecayResult, scope: str, ax: Axes | None = None) -> 
     lag 1 and then the half-life. A half-life beyond the sequence stands on the upper edge as a hollow
     triangle.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ceiling = 1.6 * result.layout.length
     values: list[float] = []
     for direction in result.directions:
@@ -213,7 +229,7 @@ def plot_half_lives(result: DecayResult, scope: str, ax: Axes | None = None) -> 
         ax.plot(grid, 1 + grid, color="0.4", linewidth=0.9, linestyle=":", label="lag 1 + predicted")
         ax.set(xscale="log", yscale="log", ylim=(min(1.0, min(values)) * 0.8, ceiling * 1.3))
     else:
-        _no_data(ax, "no half-life is defined: see the notes")
+        no_data(ax, "no half-life is defined: see the notes")
     ax.set(
         xlabel="predicted half-life (tokens), median and 10th to 90th percentile",
         ylabel="measured half-life (tokens)",
@@ -228,13 +244,13 @@ def plot_frame_matrix(
     result: DecayResult, layer: int, direction: str, scope: str, ax: Axes | None = None
 ) -> Axes:
     """F[s, t]: which share of its weight a token of frame s gives to frame t."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     curve = result.curve(layer, direction, scope, "frame_matrix")
     if curve is None:
-        _no_data(ax, "no frames to tell apart: see the notes")
+        no_data(ax, "no frames to tell apart: see the notes")
         return ax
     if not np.isfinite(curve.value).any():
-        _no_data(ax, "no data: see the notes")
+        no_data(ax, "no data: see the notes")
         return ax
     ax.imshow(curve.value, vmin=0, vmax=1, origin="upper")
     ax.grid(False)
@@ -256,8 +272,8 @@ def plot_frame_matrix(
 @styled
 def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
     """What the class token gives to each frame, by direction, with what it keeps to itself in the legend."""
-    ax = _axes(ax)
-    for shift, direction in zip((-0.08, 0.08), result.directions, strict=False):
+    ax = new_axes(ax)
+    for shift, direction in _side_by_side(result.whole_directions, 0.08):
         curve = result.curve(layer, direction, scope, "class_row")
         if curve is None or not np.isfinite(curve.value).any():
             continue
@@ -277,11 +293,17 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
         ax.legend(loc="best")
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     else:
-        _no_data(ax, "no class token, one frame, or no data: see the notes")
+        no_data(ax, "no class token, one frame, or no data: see the notes")
     ax.set(xlabel="key frame t", ylabel="share of the class token's row")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
+
+
+def _side_by_side(directions: Sequence[str], reach: float) -> Iterator[tuple[float, str]]:
+    """Each direction with its shift along the axis, so that none hides another."""
+    shifts = np.linspace(-reach, reach, len(directions)) if len(directions) > 1 else [0.0]
+    yield from zip(map(float, shifts), directions, strict=True)
 
 
 def _error_bars(curve: Curve) -> np.ndarray | None:
@@ -293,10 +315,10 @@ def _error_bars(curve: Curve) -> np.ndarray | None:
 @styled
 def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | None = None) -> Axes:
     """One quantity by layer and direction with intervals over clips; gaps are left open, arrows go beyond."""
-    ax = _axes(ax)
-    for shift, direction in zip((-0.06, 0.06), result.directions, strict=False):
+    ax = new_axes(ax)
+    for shift, direction in _side_by_side(result.directions, 0.06):
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
-        _points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
+        points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"scope {scope}")
@@ -309,12 +331,12 @@ def plot_models(
     results: Mapping[str, DecayResult], quantity: str, scope: str, direction: str, ax: Axes | None = None
 ) -> Axes:
     """One quantity by layer for several models in one direction, with intervals over clips."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     shifts = np.linspace(-0.08, 0.08, len(results)) if len(results) > 1 else [0.0]
     for (name, result), look, shift in zip(results.items(), MODEL_LOOKS, shifts, strict=False):
         if direction in result.directions:
             rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
-            _points(ax, np.array(result.layers) + shift, rows, name, look)
+            points(ax, np.array(result.layers) + shift, rows, name, look)
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{direction}, scope {scope}")
@@ -325,12 +347,12 @@ def plot_models(
 @styled
 def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None) -> Axes:
     """Differences of one quantity by layer and direction, with paired intervals and a line at zero."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     directions = dict.fromkeys(d.direction for d in differences)
-    for shift, direction in zip((-0.08, 0.08), directions, strict=False):
+    for shift, direction in _side_by_side(tuple(directions), 0.08):
         rows = [d for d in differences if d.direction == direction]
         look = {**LOOKS[direction], "linestyle": "none"}
-        _points(ax, np.array([row.layer for row in rows]) + shift, rows, direction, look)
+        points(ax, np.array([row.layer for row in rows]) + shift, rows, direction, look)
     ax.axhline(0, color="0.3", linewidth=0.9)
     first = differences[0]
     ax.set(xlabel="layer", ylabel=f"difference in {quantity_label(first.quantity)}")
@@ -346,7 +368,7 @@ def quantity_label(quantity: str) -> str:
     return f"{known.label} ({'no unit' if known.unit == 'none' else known.unit})"
 
 
-def _points(
+def points(
     ax: Axes, at: np.ndarray, rows: Sequence[Measurement], label: str, look: Mapping[str, Any]
 ) -> None:
     value, low, high = (
@@ -376,5 +398,5 @@ def _mark_beyond(ax: Axes, x: float, row: Measurement, look: Mapping[str, Any]) 
         ax.annotate("", (x, edge), (x, start), at_edge, "data", arrowprops=arrow)
 
 
-def _no_data(ax: Axes, why: str) -> None:
+def no_data(ax: Axes, why: str) -> None:
     ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="0.3")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
+from analysis.pretrained import LoadedFolder, is_folder, load_hf
 from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
 from analysis.weights import SCOPES, Scope
 from vmp.checkpoint import Loaded, read_checkpoint
@@ -66,16 +67,26 @@ Step = Callable[[str, int], None]
 """Called as work goes on, with what is being done and how many steps there are in all."""
 
 
-def read(request: Request) -> Loaded:
-    """The checkpoint of a request, its overrides applied."""
+def read(request: Request) -> Loaded | LoadedFolder:
+    """The checkpoint of a request, its overrides applied: a file, or a folder of transformers."""
     given = {name: value for name, value in request.overrides if value is not None}
     try:
+        if is_folder(request.checkpoint):
+            return _read_folder(request.checkpoint, given)
         return read_checkpoint(request.checkpoint, **given)
     except ValueError as error:
         others = {name: value for name, value in given.items() if name not in CLIP_SHAPE}
         if others != given and _is_language(request.checkpoint, others):
             raise _no_clips(request) from error
         raise RequestError(str(error)) from error
+
+
+def _read_folder(folder: Path, overrides: dict[str, Any]) -> LoadedFolder:
+    allow_nonfinite = overrides.pop("allow_nonfinite", False)
+    if overrides:
+        drop = ", ".join(CLIP_SHAPE.get(name, "--" + name.replace("_", "-")) for name in overrides)
+        raise RequestError(f"{folder}: is a folder of transformers, whose configuration holds; drop {drop}")
+    return load_hf(folder, allow_nonfinite=allow_nonfinite)
 
 
 def _is_language(checkpoint: Path, overrides: dict[str, Any]) -> bool:
@@ -96,7 +107,7 @@ def _no_clips(request: Request) -> RequestError:
     return RequestError(f"{request.checkpoint}: is a language model, which takes no clips; drop {drop}")
 
 
-def clips_depend_on(request: Request, loaded: Loaded) -> dict[str, Any]:
+def clips_depend_on(request: Request, loaded: Loaded | LoadedFolder) -> dict[str, Any]:
     """All that changes what a probe finds in a clip, as `analysis.unfinished.Unfinished.begin` takes it."""
     asked = {name: value for name, value in vars(request).items() if name not in ("checkpoint", "bootstrap")}
     files = [path.stat() for path in request.video if path.exists()]
@@ -192,7 +203,7 @@ def samples_of(request: Request, config: ModelConfig) -> tuple[str, int, Iterato
 def provenance(
     request: Request,
     command: str,
-    loaded: Loaded,
+    loaded: Loaded | LoadedFolder,
     source: str,
     *,
     names: Sequence[str],
@@ -209,21 +220,13 @@ def provenance(
     """
     config = loaded.config
     language = config.kind == "language"
-    with request.checkpoint.open("rb") as file:
-        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     return Provenance(
         toolkit=version("vmp-toolkit"),
         torch=torch.__version__,
         python=platform.python_version(),
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=CheckpointInfo(
-            path=str(request.checkpoint),
-            file_sha256=file_hash,
-            weights_sha256=loaded.weights_sha256,
-            recognised=loaded.recognised,
-            config=config.to_dict(),
-        ),
+        checkpoint=checkpoint_info(request.checkpoint, loaded),
         input=InputInfo(
             source=source,
             names=tuple(names),
@@ -237,6 +240,22 @@ def provenance(
         backend=backend,
         dtype=dtype,
         device=request.device,
+    )
+
+
+def checkpoint_info(path: Path, loaded: Loaded | LoadedFolder) -> CheckpointInfo:
+    """The weights that a file or folder gave, as a result keeps them."""
+    if isinstance(loaded, LoadedFolder):
+        file_hash = loaded.files_sha256
+    else:
+        with path.open("rb") as file:
+            file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    return CheckpointInfo(
+        path=str(path),
+        file_sha256=file_hash,
+        weights_sha256=loaded.weights_sha256,
+        recognised=loaded.recognised,
+        config=loaded.config.to_dict(),
     )
 
 

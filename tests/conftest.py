@@ -30,6 +30,7 @@ CHECKED = [
     "analysis.bootstrap",
     "analysis.quantities",
     "analysis.decay",
+    "analysis.compare",
     "analysis.contradiction",
     "experiments.data",
 ]

@@ -382,6 +382,26 @@ def named_config(name: str, variant: str | None = None, **fields: Any) -> ModelC
     return ModelConfig.from_dict(merged)
 
 
+def attention_control(config: ModelConfig) -> ModelConfig:
+    """The self-attention model of a configuration's size: same depth, width, tokens and directions.
+
+    Heads and width of its mixer are those that `named_config` gives, so that its parameters match.
+    """
+    directions = config.directions
+    plain = ModelConfig.from_dict({**config.to_dict(), **VARIANTS["videomamba"]})
+    heads = max(2, config.d_model // 64)
+    return ModelConfig.from_dict(
+        {
+            **plain.to_dict(),
+            **VARIANTS["attention"],
+            "variant": "attention",
+            "directions": directions,
+            "num_heads": heads,
+            "attention_width": _matched_width(dataclasses.replace(plain, num_heads=heads)),
+        }
+    )
+
+
 def variant_switches(variant: str) -> Mapping[str, Any]:
     """The switches of a variant. Raises ValueError for an unknown one."""
     if variant not in VARIANTS:

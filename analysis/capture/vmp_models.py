@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
+from analysis.capture.parts import Site, parameter, part
 from vmp.attention import SelfAttentionMixer
 from vmp.config import TokenLayout
 from vmp.mixer import MambaMixer
@@ -26,6 +27,10 @@ def mixers(model: VideoModel | LanguageModel) -> Sequence[nn.Module]:
     return [model.get_submodule(f"layers.{layer}.mixer") for layer in range(model.config.depth)]
 
 
+def sites(model: VideoModel | LanguageModel, layer: int) -> Sequence[Site]:
+    return [Site(mixers(model)[layer])]
+
+
 def captures(
     model: VideoModel | LanguageModel, layer: int, hidden: Tensor
 ) -> list[Capture] | list[AttentionCapture]:
@@ -37,6 +42,7 @@ def captures(
         raise TypeError(
             f"layer {layer} is a {type(mixer).__name__}; MambaMixer and SelfAttentionMixer are known"
         )
+    _check_readable(mixer, layer)
     weight, bias = _output_projection(mixer)
     return [
         Capture(
@@ -52,10 +58,28 @@ def captures(
     ]
 
 
+def run(model: VideoModel | LanguageModel, inputs: Tensor) -> Tensor:
+    return model(inputs)
+
+
+def _check_readable(mixer: MambaMixer, layer: int) -> None:
+    """Raise TypeError where a part that a direction is computed from is hidden."""
+    ends = ("", "_b") if mixer.config.separate_backward else ("",)
+    linear = ("in_proj", "out_proj", *(f"{name}{end}" for name in ("x_proj", "dt_proj") for end in ends))
+    for name in linear:
+        part(mixer, layer, name, nn.Linear)
+    for end in ends:
+        part(mixer, layer, f"conv1d{end}", nn.Conv1d)
+    for name in ("A_log", *(("A_b_log",) if mixer.config.directions == "both" else ())):
+        parameter(mixer, layer, name)
+
+
 def _attention(
     mixer: SelfAttentionMixer, layer: int, hidden: Tensor, layout: TokenLayout
 ) -> AttentionCapture:
-    q, k, v = (part.detach() for part in mixer.heads(hidden))
+    for name in ("qkv", "out_proj"):
+        part(mixer, layer, name, nn.Linear)
+    q, k, v = (x.detach() for x in mixer.heads(hidden))
     causal = mixer.config.directions == "forward"
     length = hidden.shape[1]
     return AttentionCapture(

@@ -4,6 +4,7 @@ A scan's entry is a sum over states of terms c exp(A S) with an exponent of at m
 below the smallest number of the scan's dtype, so the exponential of the slowest state is taken out before the sum.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -46,8 +47,10 @@ def entries(
         capture: one direction of one layer, of one clip (B = 1).
         rows, columns: in steps of the scan, so that i > j is "i after j" in either direction.
     """
+    rows, columns = rows.to(capture.hidden.device), columns.to(capture.hidden.device)
     if isinstance(capture, AttentionCapture):
-        return _of_attention(capture, scopes, rows, columns)
+        found = _of_attention(capture, scopes, rows, columns)
+        return {scope: Entries(found[scope].sign.cpu(), found[scope].log.cpu()) for scope in scopes}
     # The widest scope asked for decides what surrounds alpha; the narrower ones are met on the way.
     widest = next((s for s in ("contribution", "mixer") if s in scopes), "ssm")
     folded = scoped(capture, widest).folded()
@@ -60,7 +63,8 @@ def entries(
     ]
     return {
         scope: Entries(
-            torch.cat([p[scope].sign for p in parts], 1), torch.cat([p[scope].log for p in parts], 1)
+            torch.cat([part[scope].sign for part in parts], 1).cpu(),
+            torch.cat([part[scope].log for part in parts], 1).cpu(),
         )
         for scope in scopes
     }
@@ -72,19 +76,16 @@ def logits(
     """scale q_i . k_j of self-attention; None for a scan, which has none."""
     if isinstance(capture, Capture):
         return None
-    q, k = capture.q[0].double(), capture.k[0].double()
-    return capture.scale * (q[:, rows] * k[:, columns]).sum(-1)
+    q, k = capture.q[0], capture.k[0]
+    rows, columns = rows.to(q.device), columns.to(q.device)
+    return capture.scale * (q[:, rows].double() * k[:, columns].double()).sum(-1)
 
 
 def _of_attention(
     capture: AttentionCapture, scopes: Sequence[Scope], rows: Int[Tensor, " P"], columns: Int[Tensor, " P"]
 ) -> dict[Scope, Entries]:
-    s = logits(capture, rows, columns)
-    assert s is not None
-    log_p = s - _log_totals(capture, rows)
-    if capture.allowed is not None:
-        log_p = log_p.masked_fill(~capture.allowed[rows, columns], -torch.inf)
-    found: dict[Scope, Entries] = {"ssm": Entries(torch.isfinite(log_p).double(), log_p)}
+    log_p = _log_softmax(capture, rows, columns)
+    found: dict[Scope, Entries] = {"ssm": Entries((log_p > -torch.inf).double(), log_p)}
     values = capture.v[0].double()[:, columns]  # (H, P, d)
     if "mixer" in scopes:
         weight = capture.out_weight.double().unflatten(1, (len(values), -1))  # (M, H, d)
@@ -96,14 +97,32 @@ def _of_attention(
     return {scope: found[scope] for scope in scopes}
 
 
-def _log_totals(capture: AttentionCapture, rows: Int[Tensor, " P"]) -> Float[Tensor, "H P"]:
-    """log sum_j exp s_ij over the keys that each row may see."""
+def _log_softmax(
+    capture: AttentionCapture, rows: Int[Tensor, " P"], columns: Int[Tensor, " P"]
+) -> Float[Tensor, "H P"]:
+    """ln P at the pairs: logits less the log of the row's sum over the keys that it may see."""
+    s = logits(capture, rows, columns)
+    assert s is not None
     distinct, place = rows.unique(return_inverse=True)
     q, k = capture.q[0].double()[:, distinct], capture.k[0].double()
-    s = capture.scale * q @ k.transpose(-1, -2)
-    if capture.allowed is not None:
-        s = s.masked_fill(~capture.allowed[distinct], -torch.inf)
-    return s.logsumexp(-1)[:, place]
+    of_rows = capture.scale * q @ k.transpose(-1, -2)  # (H, rows, L)
+    allowed = capture.allowed
+    seen = of_rows if allowed is None else of_rows.masked_fill(~allowed[distinct], -torch.inf)
+    log_p = s - seen.logsumexp(-1)[:, place]
+    if allowed is not None:
+        log_p = log_p.masked_fill(~allowed[rows, columns], -torch.inf)
+    if capture.class_sets is None:
+        return log_p
+    # A class token's row is the mean of one softmax over each set.
+    sets = [
+        (s - of_rows.masked_fill(~keys, -torch.inf).logsumexp(-1)[:, place]).masked_fill(
+            ~keys[columns], -torch.inf
+        )
+        for keys in capture.class_sets
+    ]
+    mean = torch.stack(sets).logsumexp(0) - math.log(len(sets))
+    of_class = torch.isin(rows, torch.tensor(capture.layout.class_positions, device=rows.device))
+    return torch.where(of_class, mean, log_p)
 
 
 def _of_scan(

@@ -41,6 +41,7 @@ def measure_layer(
     model: nn.Module,
     layer: int,
     hidden: Float[Tensor, "1 L M"],
+    directions: Sequence[str],
     scopes: Sequence[Scope],
     mediators: int,
     rng: np.random.Generator,
@@ -48,10 +49,10 @@ def measure_layer(
     """What every direction and scope of a layer gives, by the names of `analysis.contradiction.measure`.
 
     Args:
-        hidden: the mixer's input, of one clip.
+        hidden: the mixer's input, of one clip; directions: those that have it.
         mediators: how many tokens are replaced.
     """
-    captures: list[Captured] = list(family.captures(model, layer, hidden))
+    captures = captured(family, model, layer, hidden, directions)
     margin = reach(captures[0])
     length = hidden.shape[1]
     places = draw_mediators(length, margin, mediators, rng)
@@ -60,7 +61,8 @@ def measure_layer(
     plain = draw_triples(length, 1, draw_mediators(length, 1, mediators, rng), PAIRS, rng)
     sensitivity = Sensitivity(captures, scopes, triples)
     for place, other in zip(places.tolist(), others.tolist(), strict=True):
-        sensitivity.replaced(place, family.captures(model, layer, substitute(hidden, place, other)))
+        changed = substitute(hidden, place, other)
+        sensitivity.replaced(place, captured(family, model, layer, changed, directions))
     similarity = cosine(hidden[0])
     for capture, drawn in zip(captures, triples, strict=True):
         transitivity = _transitivity(capture, scopes, plain)
@@ -76,6 +78,13 @@ def measure_layer(
             }
             key = (layer, capture.direction, scope)
             yield key, {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+
+
+def captured(
+    family: Family, model: nn.Module, layer: int, hidden: Float[Tensor, "1 L M"], directions: Sequence[str]
+) -> list[Captured]:
+    """What these directions of a layer use for an input."""
+    return [c for c in family.captures(model, layer, hidden) if c.direction in directions]
 
 
 def reach(capture: Captured) -> int:
@@ -135,10 +144,11 @@ class Sensitivity:
     ) -> tuple[dict[Scope, Entries], dict[Scope, Entries], Tensor | None]:
         both = entries(capture, self._scopes, row.repeat(2), torch.cat([column, other]))
         first, second = torch.arange(2 * len(row)).chunk(2) if len(row) else (row, row)
+        of_softmax = logits(capture, row, column)
         return (
             {scope: found.at(first) for scope, found in both.items()},
             {scope: found.at(second) for scope, found in both.items()},
-            logits(capture, row, column),
+            None if of_softmax is None else of_softmax.cpu(),
         )
 
     def replaced(self, place: int, captures: Sequence[Captured]) -> None:

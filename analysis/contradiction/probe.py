@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.capture import Capture, record
-from analysis.capture.recorder import family_of
-from analysis.contradiction.layer import Captured, Key, measure_layer
+from analysis.capture import Capture, family_of, record
+from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
 from analysis.unfinished import Unfinished
@@ -27,7 +26,10 @@ from vmp.scan import choose_backend
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """What `probe` gives: values in the order in which layers ran, and what was shown."""
+    """What `probe` gives: values in the order in which layers ran, and what was shown.
+
+    ``margin``: how far a mediator was kept from the other two tokens of its triple.
+    """
 
     values: tuple[ClipValues, ...]
     layout: TokenLayout
@@ -35,6 +37,7 @@ class Probed:
     labels: tuple[str | None, ...]
     dtype: str
     backend: str
+    margin: int
 
 
 def probe(
@@ -47,6 +50,7 @@ def probe(
     seed: int,
     progress: Callable[[str], None] | None = None,
     unfinished: Unfinished | None = None,
+    first: int = 0,
 ) -> Probed:
     """Contradiction of a model on samples, one sample at a time.
 
@@ -58,7 +62,8 @@ def probe(
         mediators: how many tokens are replaced, one at a time, in each layer and clip.
         seed: of mediators, their replacements and triples; with the clip's and the layer's index it fixes them.
         progress: called with a few words after each layer, direction and scope of each sample.
-        unfinished: where each sample's values are kept as they come, and taken from instead of run again.
+        unfinished: where each sample's values are kept as they come, and taken from instead of run again; ``first``
+            is the number there of the first sample.
 
     Raises:
         TypeError: from `analysis.capture`, where the model is of no known family or a layer has nothing to capture.
@@ -76,18 +81,21 @@ def probe(
     for index, sample in enumerate(samples):
         names.append(sample.name)
         labels.append(sample.label)
-        kept = None if unfinished is None else unfinished.get(index)
+        kept = None if unfinished is None else unfinished.get(first + index)
         if kept is None:
             clip: dict[Key, dict[str, np.ndarray]] = {}
             with torch.inference_mode():
-                for layer, hidden in layer_inputs(model, sample, layers).items():
+                for layer, inputs in layer_inputs(model, sample, layers).items():
                     rng = np.random.default_rng([seed, index, layer])
-                    for key, values in measure_layer(family, model, layer, hidden, scopes, mediators, rng):
-                        clip[key] = values
-                        say(key)
-                about = about or _about(family.captures(model, layer, hidden)[0])
+                    for hidden, directions in inputs:
+                        for key, values in measure_layer(
+                            family, model, layer, hidden, directions, scopes, mediators, rng
+                        ):
+                            clip[key] = values
+                            say(key)
+                        about = about or _about(family.captures(model, layer, hidden)[0])
             if unfinished is not None:
-                unfinished.put(index, clip, about)
+                unfinished.put(first + index, clip, about)
         else:
             record_, about = kept
             clip = {
@@ -112,22 +120,30 @@ def probe(
         labels=tuple(labels),
         dtype=about["dtype"],
         backend=about["backend"],
+        margin=about["margin"],
     )
 
 
 def layer_inputs(
     model: nn.Module, sample: Sample, layers: Sequence[int]
-) -> dict[int, Float[Tensor, "1 L M"]]:
-    """The input of each layer's mixer, after the norm, as the model runs over a sample."""
+) -> dict[int, list[tuple[Float[Tensor, "1 L M"], list[str]]]]:
+    """The inputs of each layer's mixer, after the norm, as the model runs over a sample, and their directions.
+
+    A layer has one input for all its directions, but for attention that is divided in two, one after the other.
+    """
     parameter = next(model.parameters())
-    inputs: dict[int, Tensor] = {}
+    inputs: dict[int, list[tuple[Tensor, list[str]]]] = {}
 
     def keep(capture: Captured) -> None:
-        inputs[capture.layer] = capture.hidden
+        met = inputs.setdefault(capture.layer, [])
+        if met and torch.equal(met[-1][0], capture.hidden):
+            met[-1][1].append(capture.direction)
+        else:
+            met.append((capture.hidden, [capture.direction]))
 
     with record(model, layers=layers, sink=keep):
         tokens = sample.tokens[None].to(parameter.device)
-        model(tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
+        family_of(model).run(model, tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
     return inputs
 
 
@@ -136,5 +152,6 @@ def _about(capture: Captured) -> dict[str, Any]:
     return {
         "layout": vars(capture.layout),
         "dtype": str(used.dtype).removeprefix("torch."),
+        "margin": reach(capture),
         "backend": choose_backend(used) if isinstance(capture, Capture) else "none: self-attention",
     }

@@ -68,6 +68,7 @@ def block_rank(
     logits = logits_bound = None
     if isinstance(capture, AttentionCapture):
         q, k = (capture.scale * capture.q[0]).double(), capture.k[0].double()
+        # The logits of pairs that a mask forbids are among them.
         values = _singular_values(q[:, m:], k[:, :m].transpose(-1, -2))
         logits, logits_bound = effective_rank(values).cpu().numpy(), min(q.shape[-1], L - m, m)
     return BlockRank(ranks.cpu().numpy(), bound, logits, logits_bound)

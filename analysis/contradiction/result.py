@@ -3,6 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from analysis.results import RECORD, Array, CheckpointInfo, Curve, Layout, Measurement, Provenance
+from analysis.weights import Scope
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -71,7 +72,7 @@ class ContradictionResult:
     provenance: Provenance
     layout: Layout
     layers: tuple[int, ...]
-    scopes: tuple[str, ...]
+    scopes: tuple[Scope, ...]
     mediators: int
     resamples: int
     notes: tuple[str, ...]

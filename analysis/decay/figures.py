@@ -32,7 +32,8 @@ def figure_makers(result: DecayResult, heatmaps: Sequence[Heatmap]) -> dict[str,
             makers[f"attention_{scope}_layer{layer:02d}"] = partial(attention_figure, result, pair)
         grid = partial(layer_grid, result, scope)
         makers[f"lag_profile_{scope}"] = partial(grid, plots.plot_lag_profile)
-        makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope)
+        if any(sums.predicted is not None for sums in result.sums):
+            makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope)
         makers[f"by_layer_{scope}"] = partial(by_layer_figure, result, scope)
         if result.layout.frames < 2:
             continue
@@ -50,13 +51,15 @@ def attention_figure(result: DecayResult, heatmaps: Sequence[Heatmap]) -> Figure
     axes = figure.subplots(1, len(heatmaps), squeeze=False)[0]
     for ax, heatmap in zip(axes, heatmaps, strict=True):
         plots.plot_implicit_attention(heatmap, result.layout, ax, norm=norm)
-    figure.colorbar(axes[-1].images[0], ax=list(axes), label=plots.weight_label(heatmaps[0].scope))
+    figure.colorbar(
+        axes[-1].images[0], ax=list(axes), label=plots.weight_label(result.weight_unit(heatmaps[0].scope))
+    )
     return figure
 
 
 def frame_matrix_figure(result: DecayResult, scope: str, layers: Sequence[int]) -> Figure:
     """Frame matrices of some layers, a row each, on one colour scale."""
-    directions = result.directions
+    directions = result.whole_directions
     figure = Figure(figsize=(1.0 + 3.2 * len(directions), 3.0 * len(layers)))
     axes = figure.subplots(len(layers), len(directions), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):

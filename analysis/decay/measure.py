@@ -49,7 +49,17 @@ WEIGHT_UNITS: Mapping[str, str] = {
     "mixer": "mixer output per unit of x",
     "contribution": "mixer output",
 }
-"""Unit of the weights W in each scope; the mixer's output is taken before its last projection."""
+"""Unit of a scan's weights W in each scope; the mixer's output is taken before its last projection."""
+
+ATTENTION_UNITS: Mapping[str, str] = {
+    "ssm": "fraction of the row",
+    "mixer": "layer output",
+    "contribution": "mixer output",
+}
+"""Unit of self-attention's W: in `mixer` after the output projection, in `contribution` before it, as for a scan."""
+
+NO_SCAN = "self-attention has no step to predict a half-life from"
+"""The note of a number that only a scan has."""
 
 NONFINITE = "weights are not finite"
 """The note of a number whose rows of W hold NaN or infinity."""
@@ -62,20 +72,13 @@ def statistics(
 
     Profiles, distances and quantiles are averaged over clips first, and the quantity is taken of the average.
     """
-    median, p10, p90 = (QUANTILES.index(q) for q in (0.5, 0.1, 0.9))
-    # Infinity, of a step of 0, counts where its clip was drawn: 0 times infinity has no value.
-    endless = np.isinf(sums.predicted)
-    predicted = weights @ np.where(endless, 0, sums.predicted)
-    predicted = np.where(weights @ endless > 0, np.inf, predicted)
     distance, uniform = weights @ sums.distance, weights @ sums.uniform
     found = {
-        "predicted_half_life_tokens": predicted[:, median],
-        "predicted_half_life_p10_tokens": predicted[:, p10],
-        "predicted_half_life_p90_tokens": predicted[:, p90],
-        "predicted_half_life_frames": predicted[:, median] / max(layout.patches, 1),
         "effective_context_tokens": weights @ sums.effective_context,
         "empty_rows": weights @ sums.empty_rows,
     }
+    if sums.predicted is not None:
+        found |= _predictions(sums.predicted, weights, layout)
     for axis, unit in enumerate(("tokens", "frames", "patches")):
         found[f"mean_distance_{unit}"] = distance[:, axis]
         found[f"decay_index_{unit}"] = decay_index(distance[:, axis], uniform[:, axis])
@@ -86,6 +89,22 @@ def statistics(
         found["class_self"] = weights @ sums.class_self
     nothing = np.full(len(weights), np.nan)
     return {name: nothing if gap(name, layout) else found.get(name, nothing) for name in QUANTITIES}
+
+
+def _predictions(
+    quantiles: Float[np.ndarray, "n Q"], weights: Float[np.ndarray, "R n"], layout: Layout
+) -> dict[str, np.ndarray]:
+    # Infinity, of a step of 0, counts where its clip was drawn: 0 times infinity has no value.
+    endless = np.isinf(quantiles)
+    predicted = weights @ np.where(endless, 0, quantiles)
+    predicted = np.where(weights @ endless > 0, np.inf, predicted)
+    median, p10, p90 = (predicted[:, QUANTILES.index(q)] for q in (0.5, 0.1, 0.9))
+    return {
+        "predicted_half_life_tokens": median,
+        "predicted_half_life_p10_tokens": p10,
+        "predicted_half_life_p90_tokens": p90,
+        "predicted_half_life_frames": median / max(layout.patches, 1),
+    }
 
 
 def _profile_statistics(
@@ -144,7 +163,9 @@ def _measurements(sums: ClipSums, layout: Layout, weights: np.ndarray | None) ->
             QUANTITIES[name].unit,
             values[name][0],
             None if draws is None else draws[name],
-            missing=gap(name, layout) or (NONFINITE if nonfinite else _why_undefined(name)),
+            missing=gap(name, layout)
+            or _no_scan(name, sums)
+            or (NONFINITE if nonfinite else _why_undefined(name)),
             beyond=_beyond(name, layout),
             layer=sums.layer,
             direction=sums.direction,
@@ -154,6 +175,10 @@ def _measurements(sums: ClipSums, layout: Layout, weights: np.ndarray | None) ->
         for name in QUANTITIES
     ]
     return [_warned(m) for m in found] if nonfinite else found
+
+
+def _no_scan(quantity: str, sums: ClipSums) -> str:
+    return NO_SCAN if sums.predicted is None and quantity.startswith("predicted") else ""
 
 
 def _warned(m: Measurement) -> Measurement:

@@ -5,19 +5,20 @@ profiles, frame matrices and, for the layers that are to be drawn, one mean matr
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.capture import AttentionCapture, Capture, record
+from analysis.capture import AttentionCapture, Capture, family_of, record
 from analysis.decay.heatmaps import Heatmap, block_mean, block_size
-from analysis.decay.measure import WEIGHT_UNITS
+from analysis.decay.measure import ATTENTION_UNITS, WEIGHT_UNITS
 from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
+from analysis.implicit import AttentionMatrix
 from analysis.inputs import Sample
 from analysis.reduce import (
     AbsoluteMean,
@@ -28,6 +29,7 @@ from analysis.reduce import (
     Reducer,
     reduce,
 )
+from analysis.softmax import OneSide, Side
 from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import Scope, scoped
 from vmp.config import TokenLayout
@@ -69,10 +71,10 @@ def probe(
         unfinished: where each sample's sums are kept as they come, and taken from instead of run again.
 
     Raises:
-        TypeError: from `analysis.capture.record`, where the model has no scan to capture.
+        TypeError: from `analysis.capture.record`, where the model has neither scan nor self-attention to capture.
         ValueError: no samples, or no layers.
     """
-    parameter = next(model.parameters())
+    parameter, family = next(model.parameters()), family_of(model)
     collector = _Collector(scopes, draw, progress)
     names, labels = [], []
     with torch.inference_mode(), record(model, layers=layers, sink=collector.take):
@@ -84,7 +86,7 @@ def probe(
                 collector.resume(*kept)
                 continue
             tokens = sample.tokens[None].to(parameter.device)
-            model(tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
+            family.run(model, tokens.to(parameter.dtype) if tokens.is_floating_point() else tokens)
             if unfinished is not None:
                 unfinished.put(index, collector.latest(), collector.about())
     if collector.layout is None:
@@ -103,6 +105,32 @@ def probe(
 Key = tuple[int, str, str]
 """Layer, direction, scope."""
 
+SIDES: tuple[Side, ...] = get_args(Side)
+
+NO_BACKEND = "none: self-attention"
+"""What stands for the scan's backend where there is no scan."""
+
+
+def views(direction: str) -> tuple[str, ...]:
+    """The rows of a report that one captured direction gives: itself and, where it looks both ways, each side.
+
+    One side alone has the keys that a scan of one direction could carry, rows divided by their sums over those, so
+    that its numbers stand beside a scan's; lags forward and backward are then apart. The whole comes first, as its
+    rows are what the layer computes with. Its lag profile is the mean of both sides.
+    """
+    return (
+        (direction,)
+        if direction in ("forward", "backward")
+        else (direction, *(f"{direction} {s}" for s in SIDES))
+    )
+
+
+def _views(capture: Capture | AttentionCapture, scope: Scope) -> Iterator[tuple[str, AttentionMatrix]]:
+    matrix = scoped(capture, scope)
+    yield capture.direction, matrix
+    for name, side in zip(views(capture.direction)[1:], SIDES, strict=False):
+        yield name, OneSide(matrix, side)
+
 
 @final
 class _Collector:
@@ -115,25 +143,27 @@ class _Collector:
         self._clips: defaultdict[Key, list[dict[str, Any]]] = defaultdict(list)
         self._matrices: dict[Key, np.ndarray] = {}
         self.layout: TokenLayout | None = None
-        self.dtype = self.backend = ""
+        self.dtype, self.backend = "", NO_BACKEND
 
     def take(self, capture: Capture | AttentionCapture) -> None:
-        if isinstance(capture, AttentionCapture):
-            raise TypeError(f"layer {capture.layer}: self-attention has no scan to probe")
         self.layout = capture.layout
-        self.dtype = str(capture.u.dtype).removeprefix("torch.")
-        self.backend = choose_backend(capture.u)
-        predicted = predicted_half_life(_numpy(capture.A), _numpy(capture.delta)[0])
+        self.dtype = str(capture.hidden.dtype).removeprefix("torch.")
+        predicted = None
+        if isinstance(capture, Capture):
+            self.backend = choose_backend(capture.u)
+            predicted = predicted_half_life(_numpy(capture.A), _numpy(capture.delta)[0])
         for scope in self._scopes:
-            key = (capture.layer, capture.direction, scope)
-            reducers: list[Reducer] = [LagProfile(), Distances(), EffectiveContext(), FrameMatrix()]
-            if capture.layer in self._draw:
-                reducers.append(AbsoluteMean())
-            found = reduce(scoped(capture, scope), reducers, layout=capture.layout)
-            clip = {**_one_clip(found, capture.layout), "predicted": predicted}
-            if capture.layer in self._draw:
-                clip["matrix"] = block_mean(_numpy(found["AbsoluteMean"])[0])
-            self._add(key, clip)
+            for direction, matrix in _views(capture, scope):
+                reducers: list[Reducer] = [LagProfile(), Distances(), EffectiveContext(), FrameMatrix()]
+                # One side of a matrix is half of a picture that the whole has.
+                draw = capture.layer in self._draw and direction == capture.direction
+                if draw:
+                    reducers.append(AbsoluteMean())
+                found = reduce(matrix, reducers, layout=capture.layout)
+                clip = {**_one_clip(found, capture.layout), "predicted": predicted}
+                if draw:
+                    clip["matrix"] = block_mean(_numpy(found["AbsoluteMean"])[0])
+                self._add((capture.layer, direction, scope), clip)
 
     def _add(self, key: Key, clip: dict[str, Any]) -> None:
         matrix = clip.get("matrix")
@@ -209,8 +239,9 @@ def _stack(key: Key, clips: list[dict[str, Any]]) -> ClipSums:
         for name, value in first.items()
         if name not in shared and name != "matrix"
     }
+    units = ATTENTION_UNITS if first["predicted"] is None else WEIGHT_UNITS
     return ClipSums(
-        layer=layer, direction=direction, scope=scope, weight_unit=WEIGHT_UNITS[scope], **shared, **stacked
+        layer=layer, direction=direction, scope=scope, weight_unit=units[scope], **shared, **stacked
     )
 
 

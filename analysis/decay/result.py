@@ -19,7 +19,8 @@ class ClipSums:
         uniform: the same of the uniform matrix with the same allowed pairs, (n, 3).
         effective_context: fewest keys that hold 90 % of a row, mean over rows, (n,).
         empty_rows: rows of sum 0, left out of the means, (n,).
-        predicted: quantiles of ln 2 / (abs(A) mean delta) in tokens, (n, Q). The same in every scope.
+        predicted: quantiles of ln 2 / (abs(A) mean delta) in tokens, (n, Q). The same in every scope. None for
+            self-attention, which has no steps.
         frame_matrix: F[s, t], (n, T, T). None where there are no frames.
         class_row: the class token's row summed by frame, (n, T). None where there is no class token.
         class_self: what the class tokens keep to themselves, (n,). None likewise.
@@ -37,7 +38,7 @@ class ClipSums:
     uniform: Array
     effective_context: Array
     empty_rows: Array
-    predicted: Array
+    predicted: Array | None
     frame_matrix: Array | None
     class_row: Array | None
     class_self: Array | None
@@ -79,6 +80,15 @@ class DecayResult:
                 return c
         return None
 
+    def weight_unit(self, scope: str) -> str:
+        """The unit of W in a scope."""
+        return next(s.weight_unit for s in self.sums if s.scope == scope)
+
     @property
     def directions(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.direction for s in self.sums))
+
+    @property
+    def whole_directions(self) -> tuple[str, ...]:
+        """Directions without those that are one side of another."""
+        return tuple(direction for direction in self.directions if " " not in direction)

@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from analysis.capture import family_of
 from analysis.decay.figures import write_figures
 from analysis.decay.heatmaps import Heatmap, save_heatmaps
 from analysis.decay.measure import measure
-from analysis.decay.probe import probe
+from analysis.decay.probe import probe, views
 from analysis.decay.result import DecayResult
 from analysis.inputs import DistinctFrames
 from analysis.request import (
     Request,
-    RequestError,
     Step,
     clips_depend_on,
     layout_record,
@@ -54,8 +55,6 @@ def run(
     device = parse_device(request.device)
     loaded = read(request)
     config = loaded.config
-    if config.mixer == "attention":
-        raise RequestError(f"{request.checkpoint}: its mixers are self-attention, which has no scan to probe")
     layers = parse_layers(request.layers, config.depth)
     # Half precision is a way to store weights; a probe computes in float32 at least.
     dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
@@ -64,7 +63,7 @@ def run(
     shown = DistinctFrames(samples)
     if keep is not None:
         keep.begin(clips_depend_on(request, loaded))
-    total = count * len(layers) * (2 if config.directions == "both" else 1) * len(scopes)
+    total = count * len(layers) * rows_a_layer(loaded.model, config) * len(scopes)
     probed = probe(
         loaded.model.to(device, dtype),
         shown,
@@ -120,6 +119,14 @@ def write(
         write_figures(result, heatmaps, new / "figures", progress)
 
 
+def rows_a_layer(model: nn.Module, config: ModelConfig) -> int:
+    """How many directions, and sides of a direction, a layer is reported in."""
+    if config.mixer == "attention":
+        sites = family_of(model).sites(model, 0)
+        return len(sites) * len(views("forward" if config.directions == "forward" else "both"))
+    return 2 if config.directions == "both" else 1
+
+
 def layers_to_draw(layers: Sequence[int]) -> list[int]:
     """All layers where they are few, else `MOST_DRAWN` from the first to the last."""
     if len(layers) <= MOST_DRAWN:
@@ -149,7 +156,12 @@ def _notes(
         notes.append("The class row is the mean over the class tokens.")
     if count == 1:
         notes.append("One clip was shown: there are no intervals over clips.")
-    if config.residual == "elemental":
+    if config.mixer == "attention":
+        notes.append(
+            "Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows stand "
+            "first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over that side."
+        )
+    elif config.residual == "elemental":
         notes.append(
             "The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
         )

@@ -148,6 +148,12 @@ def _one_line_errors(console: Console) -> Iterator[None]:
     except ResultError as error:
         console.print("error: " + " ".join(str(error).split()), markup=False, highlight=False)
         raise typer.Exit(2) from None
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0]
+        console.print(
+            f"error: the device has too little memory for this: {said}", markup=False, highlight=False
+        )
+        raise typer.Exit(2) from None
     except OSError as error:
         said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         console.print(f"error: {said}", markup=False, highlight=False)

@@ -37,9 +37,10 @@ print(json.dumps(took))
 ASSEMBLY = FIRST_CALLS.replace(
     "print(json.dumps(took))",
     """
-from vmp.scan import numba_cpu
-for kernel in (numba_cpu._forward, numba_cpu._backward):
-    print(*kernel(True, True).inspect_asm().values())
+import numpy
+from vmp.scan import numba_kernels
+for make in (numba_kernels.forward, numba_kernels.backward):
+    print(make(numpy.float32, True, True)._library.get_asm_str())  # numba has no public way to a cfunc's.
 """,
 )
 """The machine code of the same calls, which only the process that compiles it can show."""

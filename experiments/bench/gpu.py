@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 
+from analysis.results import ResultError
 from experiments.bench.gate import Gate
 from experiments.bench.inputs import ScanInputs, draw
 from experiments.bench.peers import Subject, subjects
@@ -141,9 +142,15 @@ class GpuScanBench:
 
 
 def highest_clock() -> float:
-    """The highest clock of the multiprocessors, in Hz, as nvidia-smi tells it."""
+    """The highest clock of the multiprocessors, in Hz, as nvidia-smi tells it. Raises ResultError where it does not."""
     query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    return 1e6 * float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        return 1e6 * float(said.split()[0])
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+        raise ResultError(
+            f"{' '.join(query)}: gave no clock, which the floor is reckoned from: {error}"
+        ) from error
 
 
 def work(batch: int, length: int, quantity: str, sizes: GpuSizes) -> tuple[int, int]:

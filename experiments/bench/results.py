@@ -5,6 +5,7 @@ group only. A group is written as soon as it is complete; `--resume` goes on aft
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -121,7 +122,7 @@ class Run:
         return next((row for row in self.rows if (row.group, row.subject, row.quantity) == wanted), None)
 
     def same_setting(self, other: "Run") -> bool:
-        """Whether rows of the two may stand in one file: same machine, versions, seed and sizes."""
+        """Whether rows of the two may stand in one file: same machine, versions, code, seed and sizes."""
         names = ("subcommand", "device", "quick", "seed", "machine", "versions")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -145,7 +146,7 @@ class Recorder:
             earlier = load(Run, self.path)
             if not earlier.same_setting(run):
                 raise ResultError(
-                    f"{self.path}: is of another machine, version, seed or size; leave --resume out to replace it"
+                    f"{self.path}: is of another machine, version, code, seed or size; leave --resume out to replace it"
                 )
             self.run = replace(earlier, command=run.command)
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,20 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     found["torch"] = torch.__version__
+    found["sources"] = _sources()
     return found
+
+
+def _sources() -> str:
+    """The first digits of the SHA-256 of what is timed and what times it: a resumed run is of one code."""
+    root = Path(__file__).parents[2]
+    files = [
+        path for part in ("vmp", "analysis", "experiments/bench") for path in (root / part).rglob("*.py")
+    ]
+    whole = hashlib.sha256()
+    for path in sorted(files):
+        whole.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return whole.hexdigest()[:12]
 
 
 def this_machine(device: str) -> Machine:

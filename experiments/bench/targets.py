@@ -35,6 +35,8 @@ def growth(kind: str, quantity: str, show: Callable[[float], str]) -> Judge:
 
     def judge(saved: Saved) -> Verdict:
         values = [saved.median("scan", f"{kind} L={length}", FIRST, quantity) for length in SIZES.lengths]
+        if min(values) <= 0:
+            raise Missing(f"not told: {FIRST} took nothing that could be measured at one of the lengths")
         power = slope(SIZES.lengths, values)
         late = slope(SIZES.lengths[-4:], values[-4:])
         ends = f"{show(values[0])} at {SIZES.lengths[0]}, {show(values[-1])} at {LONGEST:,}"
@@ -84,6 +86,8 @@ def full_width(saved: Saved) -> Verdict:
     counts = {
         bits: saved.median("scan", "assembly", f"{bits} bit", "packed arithmetic") for bits in (128, 256, 512)
     }
+    if not any(counts.values()):
+        raise Missing("not told: the count knows x86's packed instructions alone, and there are none")
     width = saved.run("scan").machine.vector
     share = counts[width] / max(1, sum(counts.values()))
     said = ", ".join(f"{count:.0f} of {bits} bit" for bits, count in counts.items() if count)
@@ -215,11 +219,11 @@ def floor_fraction(batch: int, length: int, quantity: str) -> Judge:
 
 
 def no_spill(saved: Saved) -> Verdict:
-    """No forward kernel spills registers; registers and occupancy of each."""
+    """No kernel of the forward pass spills registers; registers and occupancy of each."""
     rows = [row for row in saved.run("scan").rows if row.group == "kernel resources"]
     if not rows or rows[0].problem:
         raise Missing(rows[0].problem if rows else "not measured: the saved run of scan has not come to it")
-    forward = [row for row in rows if "forward" in row.subject]
+    forward = [row for row in rows if "backward" not in row.subject]
     spills = [value for row in forward for name, value in row.case.items() if "spill" in name]
     said = "; ".join(", ".join(f"{name} {value}" for name, value in row.case.items()) for row in forward)
     return Verdict(said, bool(spills) and not any(spills))

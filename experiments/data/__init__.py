@@ -8,7 +8,8 @@ was trained on.
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from experiments.data.clip import Clip, ClipDataset, denormalise, normalise
+from analysis.inputs import denormalise
+from experiments.data.clip import Clip, ClipDataset, normalise
 from experiments.data.digits import Digits
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.video import Sample, VideoFiles, read_clip, read_list

@@ -10,9 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics too.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from analysis.inputs import MEAN, STD
 
 
 @final
@@ -31,12 +29,6 @@ def normalise(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).float()
     shift = torch.tensor(MEAN) / torch.tensor(STD)
     return (pixels / scale[:, None, None, None] - shift[:, None, None, None]).contiguous()
-
-
-def denormalise(video: Float[Tensor, "3 T H W"]) -> UInt8[np.ndarray, "T H W 3"]:
-    """The inverse of `normalise`, rounded and clipped to 8 bits: frames to look at."""
-    pixels = video * torch.tensor(STD)[:, None, None, None] + torch.tensor(MEAN)[:, None, None, None]
-    return (255 * pixels).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
 
 
 class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):

@@ -34,7 +34,7 @@ def video_model(variant="paper", **fields):
             **fields,
         },
     )
-    return _stirred(VideoModel(config))
+    return stirred(VideoModel(config))
 
 
 def language_model():
@@ -48,14 +48,15 @@ def language_model():
         d_state=4,
         vocab_size=11,
     )
-    return _stirred(LanguageModel(config))
+    return stirred(LanguageModel(config))
 
 
 def clip(batch=2, frames=3, size=8, seed=0):
     return torch.randn(batch, 3, frames, size, size, dtype=torch.float64, generator=_generator(seed))
 
 
-def _stirred(model):
+def stirred(model):
+    """The model in float64 and evaluation mode, noise added to every parameter."""
     g = _generator(5)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -4,6 +4,8 @@ from torch import nn
 
 from analysis.capture import Capture, rebuild, record
 from tests.analysis.models import VARIANTS, clip, language_model, video_model
+from tests.vmp import crafted
+from vmp.checkpoint import load_checkpoint
 
 EXTRA = {
     "vim": {"class_token": "middle", "halve_output": True, "layer_scale": True},
@@ -48,6 +50,27 @@ def check_rebuild(model, *inputs):
         # The issue asks for 1e-10 in float64; both are sums of the same terms in another order.
         torch.testing.assert_close(again, out, rtol=0, atol=1e-10)
     assert all(out.abs().max() > 1e-3 for out in seen)
+
+
+RELEASED = {
+    "VideoMamba": (crafted.video(frames=3), {}, 3, (0,), 1.0),
+    "VideoMambaPro": (crafted.video(frames=3, directions="v1"), {}, 3, (0,), 1.0),
+    "Vim": (crafted.image(), {"family": "vim"}, 1, (8,), 0.5),
+    "Vim, two class tokens": (crafted.vim_two_tokens(), {}, 1, (0, 17), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_rebuild_of_released_files(name, tmp_path):
+    """Vim has its class token in the middle and halves the sum over directions."""
+    shapes, flags, frames, class_positions, scale = RELEASED[name]
+    torch.save({"model": crafted.noise(shapes)}, tmp_path / "file.pth")
+    model = load_checkpoint(tmp_path / "file.pth", dtype=torch.float64, **flags)
+    video = clip(frames=frames, size=16)
+    check_rebuild(model, video)
+    _, captures = outputs_of(model, video)
+    assert {c.layout.class_positions for c in captures} == {class_positions}
+    assert {(c.direction, c.scale) for c in captures} == {("forward", scale), ("backward", scale)}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -441,7 +441,7 @@ def test_resume_measures_what_is_missing_and_nothing_else(quick, tmp_path):
     # With another seed the rows would be of other inputs.
     result = run_cli("reduce", "--quick", "--threads", 1, "--seed", 1, "--results", tmp_path, "--resume")
     assert result.exit_code == 2
-    assert "is of another machine, version, seed or size" in result.output
+    assert "is of another machine, version, code, seed or size" in result.output
     assert result.output.count("\n") == 1
 
 

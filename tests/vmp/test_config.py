@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from vmp.config import VARIANTS, ModelConfig, TokenLayout, model_names, named_config
+from vmp.config import VARIANTS, ModelConfig, TokenLayout, attention_control, model_names, named_config
+from vmp.model import build_model
 
 PLAIN = {
     "mixer": "mamba",
@@ -191,3 +192,16 @@ def test_a_language_model_has_no_video_layout():
     config = ModelConfig(name="x", d_model=8, depth=1, kind="language", vocab_size=4)
     with pytest.raises(ValueError, match=r"use TokenLayout\.sequence"):
         config.token_layout()
+
+
+@pytest.mark.parametrize("variant", ["videomamba", "paper", "released", "mamba"])
+def test_the_attention_control_has_the_size_of_what_it_is_a_control_of(variant):
+    config = named_config("vmp_micro", variant, num_classes=6)
+    control = attention_control(config)
+    assert control.mixer == "attention"
+    assert control.directions == config.directions
+    assert control.token_layout() == config.token_layout()
+    if variant == "videomamba":
+        assert control == named_config("vmp_micro", "attention", num_classes=6)
+        counts = [sum(p.numel() for p in build_model(c).parameters()) for c in (config, control)]
+        assert counts[1] == pytest.approx(counts[0], rel=0.02)

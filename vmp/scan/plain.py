@@ -4,9 +4,10 @@ What a plain scan cannot be told, a step of the sequence can say. With c a power
 
     delta = c,  u = v / c,  B = b        makes of h        exp(c A[n]) h[n] + b[n] v
 
-in which every product is exact. For c = `KEEP` the decay rounds to 1 and v is added to the state: the relative error
-is c abs(A), nothing beside an eps for abs(A) up to 2^10. For c = `CLEAR` it is 0 and v takes the state's place: abs(A)
-above 2^-54 underflows. A step of delta = 0 with C = e_n reads state n. So, with L the scan's own steps,
+in which every product is exact while neither v / c nor a product leaves the dtype's range. For c = `KEEP` the decay
+rounds to 1 and v is added to the state: the relative error is c abs(A), nothing beside an eps for abs(A) up to 2^10.
+For c = `CLEAR` it is 0 and v takes the state's place: abs(A) above 2^-54 underflows. A step of delta = 0 with C = e_n
+reads state n. So, with L the scan's own steps,
 
     h0                   N steps ahead, the n-th adds h_0[n] to state n
     residual initial     a step ahead adds u_1 to every state

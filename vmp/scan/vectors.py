@@ -112,6 +112,31 @@ def prefetch(context, array, index):
 
 
 @intrinsic
+def take(context, counters, index):
+    """counters[index], and one more is there for whichever thread comes next: an atomic addition. int64."""
+    if not (_row(counters) and counters.dtype == types.int64):
+        return None
+
+    def codegen(context, builder, signature, arguments):
+        values, at = arguments
+        data = context.make_array(signature.args[0])(context, builder, values).data
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", builder.gep(data, [at]), one, "acq_rel")
+
+    return types.int64(counters, types.intp), codegen
+
+
+@intrinsic
+def pointer(context, address):
+    """An address, an int64, as a pointer that `numba.carray` takes."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+@intrinsic
 def splat(context, number):
     """A number in every lane."""
     vector = Vector(number)

@@ -347,11 +347,28 @@ def test_what_the_system_refuses_later_is_one_line(checkpoint, tmp_path, capsys,
     assert capsys.readouterr().err == "error: report/result.json: No space left on device\n"
 
 
-def test_attention_models_are_refused(tmp_path, capsys):
-    path = tmp_path / "attention.safetensors"
+def test_self_attention_is_probed_with_the_gaps_of_what_only_a_scan_has(tmp_path, capsys):
+    path, out = tmp_path / "attention.safetensors", tmp_path / "report"
     save_checkpoint(create_model("vmp_micro", variant="attention", num_classes=2, **TINY), path)
-    assert cli.main(["--ckpt", str(path)]) == 2
-    assert "self-attention, which has no scan" in capsys.readouterr().err
+    result = result_of(capsys, "--ckpt", path, "--clips", 2, "--scope", "all", "--out", out)
+    assert result.directions == ("both", "both j<=i", "both j>=i")
+    assert [result.weight_unit(scope) for scope in result.scopes] == [
+        "fraction of the row",
+        "layer output",
+        "mixer output",
+    ]
+    assert any("Self-attention has no scan" in note for note in result.notes)
+    for direction in result.directions:
+        predicted = result.measurement(1, direction, "contribution", "predicted_half_life_tokens")
+        assert (predicted.value, predicted.note) == (
+            None,
+            "self-attention has no step to predict a half-life from",
+        )
+        index = result.measurement(1, direction, "contribution", "decay_index_tokens")
+        assert index.low <= index.value <= index.high < 1
+    names = {figure.stem for figure in (out / "figures").glob("*.png")}
+    assert {"attention_ssm_layer00", "lag_profile_contribution", "class_row_mixer"} <= names
+    assert not any(name.startswith("half_life") for name in names)
 
 
 def test_an_interrupt_while_drawing_leaves_the_clips_that_were_done(

@@ -10,6 +10,8 @@ from analysis.decay.probe import probe
 from analysis.decay.run import layers_to_draw
 from analysis.inputs import InputError, clip_sources, clips, random_tokens
 from analysis.request import RequestError, parse_layers, parse_scopes
+from analysis.unfinished import Unfinished
+from tests.analysis.models import video_model
 
 
 def dense_weights(model, sample, layer, direction):
@@ -147,3 +149,43 @@ def test_random_tokens_depend_on_the_seed_alone():
     assert not torch.equal(torch.stack(first), torch.stack(other))
     assert not torch.equal(first[0], first[1])
     assert set(torch.stack(first).flatten().tolist()) == set(range(7))
+
+
+@pytest.mark.parametrize(("name", "side"), [("both", None), ("both j<=i", np.tril), ("both j>=i", np.triu)])
+def test_sums_of_self_attention_whole_and_by_side(samples, name, side):
+    """Contributions by their definition: the norm over heads of P v, P from exponentials as written."""
+    model = video_model("attention", num_heads=3, image_size=16, patch_size=8)
+    found = probe(model, samples, layers=[1], scopes=["contribution"], draw=[1])
+    (sums,) = [s for s in found.sums if s.direction == name]
+    assert sums.predicted is None
+    assert [h.direction for h in found.heatmaps] == ["both"]
+    for clip, sample in enumerate(samples):
+        with torch.no_grad(), record(model, layers=[1]) as captures:
+            model(sample.tokens[None].double())
+        q, k, v = (x[0].numpy() for x in (captures[0].q, captures[0].k, captures[0].v))
+        weights = np.exp(np.einsum("hic,hjc->hij", q, k) / np.sqrt(q.shape[-1]))
+        P = weights / weights.sum(-1, keepdims=True)
+        W = np.sqrt((np.einsum("hij,hjc->hcij", P, v) ** 2).sum((0, 1)))
+        seen = np.ones_like(W) if side is None else side(np.ones_like(W))
+        W, length = W * seen, len(W)
+        lag = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+        for k in range(length):
+            pairs = (lag == k) & (seen > 0)
+            assert sums.lag_pairs[k] == pairs.sum()
+            assert sums.lag_profile[clip, k] == pytest.approx(W[pairs].mean(), rel=1e-9)
+        P = W / W.sum(1, keepdims=True)
+        assert sums.distance[clip, 0] == pytest.approx((P * lag).sum(1).mean(), rel=1e-9)
+        assert sums.class_self[clip] == pytest.approx(P[0, 0])
+
+
+def test_self_attention_goes_on_from_kept_clips(samples, tmp_path):
+    model = video_model("attention", num_heads=3, image_size=16, patch_size=8)
+    runs = []
+    for _ in range(2):
+        keep = Unfinished(tmp_path / "kept")
+        keep.begin({"a": 1})
+        runs.append(probe(model, samples, layers=[0], scopes=["ssm"], unfinished=keep))
+    assert [s.direction for s in runs[0].sums] == [s.direction for s in runs[1].sums]
+    for one, other in zip(runs[0].sums, runs[1].sums, strict=True):
+        assert other.predicted is None
+        np.testing.assert_array_equal(one.lag_profile, other.lag_profile)

@@ -1,0 +1,65 @@
+"""Mamba's layer, by the parameter names that mamba_ssm and transformers share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from analysis.capture.capture import Capture
+from analysis.capture.parts import parameter, part
+from vmp.config import TokenLayout
+
+
+def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:
+    """The forward scan of one layer on a sequence without padding and without a state carried in.
+
+        (x, z) = in_proj h        u = silu(conv1d x)        (r, B, C) = x_proj u
+        delta = softplus(dt_proj r)        A = -exp(A_log)
+
+    Raises TypeError where a parameter is hidden, or the activation is not SiLU.
+
+    Source: Gu and Dao, arXiv 2312.00752, section 3.4, and the mamba_ssm package.
+    """
+    activation = getattr(mixer, "activation", None)
+    if activation not in ("silu", "swish"):
+        raise TypeError(
+            f"layer {layer}: the activation of {type(mixer).__name__} is {activation!r}; 'silu' is known"
+        )
+    in_proj, x_proj, dt_proj, out_proj = (
+        part(mixer, layer, name, nn.Linear) for name in ("in_proj", "x_proj", "dt_proj", "out_proj")
+    )
+    conv = part(mixer, layer, "conv1d", nn.Conv1d)
+    log_rates, skip = parameter(mixer, layer, "A_log"), parameter(mixer, layer, "D")
+    x, z = rearrange(in_proj(hidden), "b l (two d) -> two b d l", two=2)
+    taps = rearrange(conv.weight, "d 1 w -> d w")
+    u = F.silu(F.conv1d(F.pad(x, (taps.shape[1] - 1, 0)), conv.weight, conv.bias, groups=taps.shape[0]))
+    states = log_rates.shape[1]
+    low_rank, B, C = x_proj(u.transpose(1, 2)).split([dt_proj.in_features, states, states], dim=-1)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return Capture(
+        layer=layer,
+        direction="forward",
+        delta=F.softplus(dt_proj(low_rank).to(wide)).transpose(1, 2).detach(),
+        A=-torch.exp(log_rates.to(wide)),
+        B=B.transpose(1, 2).detach(),
+        C=C.transpose(1, 2).detach(),
+        D=skip,
+        u=u.detach(),
+        x=x.detach(),
+        conv_weight=taps.detach(),
+        conv_bias=None if conv.bias is None else conv.bias.detach(),
+        conv_reversed=False,
+        z=z.detach(),
+        scale=1.0,
+        layout=TokenLayout.sequence(hidden.shape[1]),
+        scan_input="convolved",
+        residual="none",
+        mask_diagonal=False,
+        reverse=False,
+        masked_first_step="carry",
+        hidden=hidden.detach(),
+        out_weight=out_proj.weight.detach(),
+        out_bias=None if out_proj.bias is None else out_proj.bias.detach(),
+    )

@@ -1,0 +1,249 @@
+"""Each measure on a real layer against its definition in loops, for every variant, direction and scope."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.capture import AttentionCapture, Capture
+from analysis.capture.recorder import family_of
+from analysis.contradiction.entries import entries, logits
+from analysis.contradiction.layer import Sensitivity, direction_mass, measure_layer, reach, substitute
+from analysis.contradiction.metrics import cosine
+from analysis.contradiction.probe import layer_inputs
+from analysis.contradiction.rank import block_rank
+from analysis.contradiction.triples import draw_mediators, draw_triples
+from analysis.inputs import Sample
+from analysis.weights import SCOPES, scoped
+from tests.analysis.contradiction import naive
+from tests.analysis.models import VARIANTS, clip, video_model
+from vmp.config import TokenLayout
+
+CASES = {
+    **{variant: {"variant": variant} for variant in VARIANTS},
+    "one state": {"variant": "videomamba", "d_state": 1},
+    "shared and convolved": {"variant": "paper", "shared_projections": True},
+    "vim": {"variant": "videomamba", "halve_output": True, "class_token": "middle"},
+    "attention": {"variant": "attention", "num_heads": 2, "attention_width": 8},
+    "causal attention": {"variant": "attention", "directions": "forward", "num_heads": 2},
+}
+LENGTH = 13
+
+
+class Layer:
+    """One layer, its input, and its captures."""
+
+    def __init__(self, fields):
+        self.model = video_model(**fields)
+        self.family = family_of(self.model)
+        sample = Sample(clip(batch=1)[0], "clip")
+        with torch.no_grad():
+            ((self.hidden, self.directions),) = layer_inputs(self.model, sample, [1])[1]
+            self.captures = self.again(self.hidden)
+
+    def again(self, hidden):
+        with torch.no_grad():
+            return list(self.family.captures(self.model, 1, hidden))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def layer(request):
+    return Layer(CASES[request.param])
+
+
+def test_entries_are_those_of_the_matrix(layer):
+    rows, columns = (torch.from_numpy(x) for x in np.tril_indices(LENGTH))
+    for capture in layer.captures:
+        found = entries(capture, SCOPES, rows, columns)
+        for scope in SCOPES:
+            M = naive.matrix(capture, scope)[:, rows, columns]
+            got = (found[scope].sign * found[scope].log.exp()).numpy()
+            assert got == pytest.approx(M, rel=1e-9, abs=1e-13 * np.abs(M).max())
+
+
+def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
+    rng = np.random.default_rng(0)
+    margin = reach(layer.captures[0])
+    places = draw_mediators(LENGTH, margin, 4, rng)
+    steps = [LENGTH - 1 - places if isinstance(c, Capture) and c.reverse else places for c in layer.captures]
+    triples = [draw_triples(LENGTH, margin, at, 3, rng) for at in steps]
+    sensitivity = Sensitivity(layer.captures, SCOPES, triples)
+    changed = {}
+    for place in places.tolist():
+        changed[place] = layer.again(substitute(layer.hidden, place, (place + 5) % LENGTH))
+        sensitivity.replaced(place, changed[place])
+    for which, (capture, drawn) in enumerate(zip(layer.captures, triples, strict=True)):
+        reverse = isinstance(capture, Capture) and capture.reverse
+        for scope in SCOPES:
+            before = naive.matrix(capture, scope)
+            after = {place: naive.matrix(c[which], scope) for place, c in changed.items()}
+            sums = {"mediator_sensitivity": 0.0, "mediator_relative": 0.0}
+            weights = dict.fromkeys(sums, 0.0)
+            for p in range(len(drawn.row)):
+                i, j, k, other = (int(x[p]) for x in (drawn.row, drawn.mediator, drawn.column, drawn.other))
+                now = after[LENGTH - 1 - j if reverse else j]
+                for c in range(len(before)):
+                    change = naive.log_change(before[c, i, k], now[c, i, k])
+                    sums["mediator_sensitivity"] += drawn.weight[p] * abs(change)
+                    weights["mediator_sensitivity"] += drawn.weight[p]
+                    if before[c, i, other] != 0:
+                        of_other = naive.log_change(before[c, i, other], now[c, i, other])
+                        sums["mediator_relative"] += drawn.weight[p] * abs(change - of_other)
+                        weights["mediator_relative"] += drawn.weight[p]
+            found = sensitivity.values(capture, scope, drawn)
+            for name, total in sums.items():
+                assert found[name] == pytest.approx(float(total / weights[name]), rel=1e-6, abs=1e-10), name
+
+
+def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
+    rng = np.random.default_rng(3)
+    similarity = cosine(layer.hidden[0])
+    found = dict(measure_layer(layer.family, layer.model, 1, layer.hidden, layer.directions, SCOPES, 4, rng))
+    # The transitivity residual's triples come third from the generator.
+    rng = np.random.default_rng(3)
+    margin = reach(layer.captures[0])
+    places = draw_mediators(LENGTH, margin, 4, rng)
+    rng.integers(1, LENGTH, len(places))
+    for capture in layer.captures:
+        at = LENGTH - 1 - places if isinstance(capture, Capture) and capture.reverse else places
+        draw_triples(LENGTH, margin, at, 4, rng)
+    drawn = draw_triples(LENGTH, 1, draw_mediators(LENGTH, 1, 4, rng), 4, rng)
+    for capture in layer.captures:
+        for scope in SCOPES:
+            got = found[1, capture.direction, scope]
+            M = naive.matrix(capture, scope)
+            triples = zip(drawn.row.tolist(), drawn.mediator.tolist(), drawn.column.tolist(), strict=True)
+            each = np.array([naive.residual(M, *triple) for triple in triples])
+            weight = np.where(np.isnan(each), 0, drawn.weight.numpy()[:, None])
+            mean = (np.nan_to_num(each) * weight).sum() / weight.sum()
+            assert got["transitivity_residual"] == pytest.approx(mean, rel=1e-6, abs=1e-9)
+            m = LENGTH // 2
+            ranks = [naive.effective_rank(block) for block in M[:16, m:, :m]]
+            if scope == "mixer" and not isinstance(capture, Capture):
+                ranks = [naive.effective_rank(block) for block in M[:, m:, :m]]
+            W, mass = direction_mass(capture, scope, similarity)
+            rank = block_rank(capture, scope, W)
+            assert rank.ranks[:16] == pytest.approx(ranks[: len(rank.ranks)], rel=1e-6)
+            assert got["block_rank"] == pytest.approx(rank.ranks.mean())
+            sees = capture.operator().sees(slice(0, LENGTH)) if scope == "ssm" else None
+            if sees is not None:
+                observed, expected = naive.mass(W, sees.numpy() & (W.sum(1) > 0)[:, None], similarity)
+                assert mass.observed == pytest.approx(observed, rel=1e-9)
+                assert mass.expected == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_rank_is_bounded_by_states_and_taps(layer):
+    for capture in layer.captures:
+        for scope in SCOPES:
+            W, _ = direction_mass(capture, scope, cosine(layer.hidden[0]))
+            rank = block_rank(capture, scope, W)
+            if not isinstance(capture, Capture) or scope == "contribution":
+                assert rank.bound is None
+                continue
+            aligned = capture.conv_reversed == capture.reverse and capture.scan_input == "convolved"
+            taps = capture.conv_weight.shape[1] - 1 if scope == "mixer" and aligned else 0
+            m = LENGTH // 2
+            assert rank.bound == min(capture.A.shape[1] + taps, m)
+            block = naive.matrix(capture, scope)[:, m:, :m]
+            assert np.linalg.matrix_rank(block, tol=1e-12 * np.abs(block).max()).max() <= rank.bound
+            assert (rank.ranks <= rank.bound + 1e-9).all()
+
+
+def test_one_state_is_transitive_and_of_rank_one():
+    layer = Layer({"variant": "videomamba", "d_state": 1})
+    found = dict(
+        measure_layer(
+            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
+        )
+    )
+    assert len(found) == 2
+    for values in found.values():
+        assert values["transitivity_residual"] < 1e-12
+        assert values["block_rank"] == pytest.approx(1)
+        assert values["mediator_sensitivity"] > 1e-3
+
+
+def test_more_states_are_not_transitive():
+    layer = Layer({"variant": "videomamba"})
+    found = dict(
+        measure_layer(
+            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
+        )
+    )
+    assert all(values["transitivity_residual"] > 0.01 for values in found.values())
+
+
+def test_a_mask_makes_the_residual_1_and_what_is_before_it_is_that_of_the_plain_scan():
+    masked, plain = Layer({"variant": "mask"}), Layer({"variant": "videomamba"})
+    masked.model.load_state_dict(plain.model.state_dict())
+    one, other = (
+        dict(
+            measure_layer(
+                x.family, x.model, 1, plain.hidden, plain.directions, ["ssm"], 4, np.random.default_rng(0)
+            )
+        )
+        for x in (masked, plain)
+    )
+    key = (1, "backward", "ssm")
+    assert one[key]["transitivity_residual"] == pytest.approx(1, abs=1e-12)
+    assert one[key]["transitivity_unmasked"] == other[key]["transitivity_residual"]
+    assert one[key]["mediator_sensitivity"] == other[key]["mediator_sensitivity"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_logits_do_not_move_at_all_and_a_row_moves_as_one(dtype):
+    layer = Layer(CASES["attention"])
+    layer.model.to(dtype)
+    hidden = layer.hidden.to(dtype)
+    (before,) = layer.again(hidden)
+    (after,) = layer.again(substitute(hidden, 5, 9))
+    keys = torch.tensor([k for k in range(LENGTH) if k not in (2, 5)])
+    rows = torch.full_like(keys, 2)
+    assert torch.equal(logits(before, rows, keys), logits(after, rows, keys))
+    log_p = [entries(capture, ["ssm"], rows, keys)["ssm"].log for capture in (before, after)]
+    shift = log_p[1] - log_p[0]
+    assert (shift.abs() > 1e-4).all()
+    assert (shift - shift[:, :1]).abs().max() < 1e-12
+    own = torch.tensor([5])
+    assert not torch.equal(logits(before, rows[:1], own), logits(after, rows[:1], own))
+
+
+def test_a_class_row_that_is_a_mean_of_softmaxes_is_read_as_one():
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 9, 3, dtype=torch.float64, generator=g) for _ in range(3))
+    frame = torch.tensor([-1, 0, 0, 0, 0, 1, 1, 1, 1])
+    capture = AttentionCapture(
+        layer=0,
+        direction="space",
+        q=q,
+        k=k,
+        v=v,
+        scale=0.6,
+        allowed=(frame[:, None] == frame) | (frame == -1),
+        layout=TokenLayout.video(2, (2, 2), "first"),
+        hidden=torch.zeros(1, 9, 6, dtype=torch.float64),
+        out_weight=torch.randn(6, 6, dtype=torch.float64, generator=g),
+        out_bias=None,
+        class_sets=torch.stack([(frame == t) | (frame == -1) for t in (0, 1)]),
+    )
+    rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij"))
+    for scope in ("ssm", "mixer"):
+        found = entries(capture, [scope], rows, columns)[scope]
+        expected = scoped(capture, scope).dense()[0].flatten(1)
+        torch.testing.assert_close(found.sign * found.log.exp(), expected, rtol=0, atol=1e-14)
+
+
+def test_a_relation_below_the_smallest_number_is_still_compared():
+    layer = Layer({"variant": "videomamba"})
+    forward = layer.captures[0]
+    slow = Capture(**{**vars(forward), "delta": 200 + forward.delta})
+    i, k = torch.tensor([12]), torch.tensor([0])
+    assert (slow.operator().tile(slice(12, 13), slice(0, 1)) == 0).any()
+    found = entries(slow, ["ssm"], i, k)["ssm"].log[:, 0]
+    elapsed = slow.delta[0, :, 1:].sum(-1)
+    D = slow.A.shape[0]
+    for d in range(D):
+        n = int(slow.A[d].argmax())  # The others are smaller by e^-100 and more, or tie.
+        near = (slow.A[d] - slow.A[d, n]).abs() * elapsed[d] < 40
+        terms = slow.C[0, :, 12] * slow.delta[0, d, 0] * slow.B[0, :, 0]
+        expected = (terms * ((slow.A[d] - slow.A[d, n]) * elapsed[d]).exp())[near].sum().abs().log()
+        assert float(found[d]) == pytest.approx(float(expected + slow.A[d, n] * elapsed[d]), rel=1e-9)
