@@ -30,9 +30,10 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.id)
-def test_every_claim_has_a_section_a_row_and_its_assumptions(claim):
+def test_every_claim_has_a_row_a_section_its_test_and_its_assumptions(claim):
     text = (ROOT / "docs" / "math.md").read_text(encoding="utf-8")
     assert f"| [{claim.id}](#{claim.id}) |" in text
+    assert f"[`test_theory.py -k {claim.id}`](../tests/analysis/test_theory.py)" in text
     section = text.split(f"\n### {claim.id}\n")[1].split("\n### ")[0]
     named = {" ".join(name.split()) for name in re.findall(r"\*([^*]+)\*", section.split("Assumption")[1])}
     assert named == set(claim.assumptions)
