@@ -1,0 +1,100 @@
+"""A comparison as tables for a terminal of 100 columns."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.table import Table
+
+from analysis.compare.faithful import MEASURES, RANDOM
+from analysis.compare.result import CompareResult, ModelResult
+from analysis.results import Measurement
+from analysis.tables import number, with_interval
+
+CAPTION = (
+    "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Rank: effective, of the matrix below or above the "
+    "middle. Mass: 1 blind to similarity, above 1 contradictory. Self-attention looks both ways: whole rows, and each "
+    "side alone. -: a gap, or not defined there."
+)
+FAITHFUL = (
+    "Area under the probability of the model's own class as parts are removed, highest score first; lower is more "
+    "faithful. In brackets, less random orders of the same clips; *: its 95 % interval over clips leaves out 0. The "
+    "intervals are not corrected for their number."
+)
+
+DECAY = ("half_life_tokens", "half_life_frames", "decay_index_tokens", "effective_context_tokens")
+CONTRADICTION = ("mediator_sensitivity", "transitivity_residual", "block_rank", "contradictory_mass")
+
+
+def tables(result: CompareResult) -> Iterator[Table]:
+    """Decay and contradiction of every model, layer and direction; then faithfulness by measure."""
+    table = _table("Decay and contradiction, scope contribution", CAPTION)
+    for name in ("layer", "model", "direction"):
+        table.add_column(name, justify="right" if name == "layer" else "left", overflow="fold")
+    for name in (
+        *("half-life\ntokens", "\nframes", "decay\nindex", "context\ntokens"),
+        *("mediator\nsens.", "trans.\nresid.", "block\nrank", "contr.\nmass"),
+    ):
+        table.add_column(name, justify="right")
+    for layer in sorted({layer for model in result.models for layer in model.decay.layers}):
+        for model in result.models:
+            if layer in model.decay.layers:
+                for direction in model.decay.directions:
+                    table.add_row(str(layer), model.name, direction, *_cells(model, layer, direction))
+        table.add_section()
+    yield table
+    yield from _faithful(result)
+
+
+def _table(title: str, caption: str | None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0),
+    )
+
+
+def _cells(model: ModelResult, layer: int, direction: str) -> Iterator[str]:
+    beyond = {"half_life_tokens": model.decay.layout.length, "half_life_frames": model.decay.layout.frames}
+    for quantity in DECAY:
+        found = model.decay.measurement(layer, direction, "contribution", quantity)
+        yield (
+            with_interval(found, beyond.get(quantity))
+            if "index" in quantity
+            else number(found.value, beyond.get(quantity))
+        )
+    for quantity in CONTRADICTION:
+        if direction not in model.contradiction.probed.directions:
+            yield "-"
+            continue
+        found = model.contradiction.probed.measurement(layer, direction, "contribution", quantity)
+        yield with_interval(found) if quantity == "contradictory_mass" else number(found.value)
+
+
+def _faithful(result: CompareResult) -> Iterator[Table]:
+    parts = dict.fromkeys(curves.part for model in result.models for curves in model.faithfulness.curves)
+    for part in parts:
+        table = _table(f"Deletion of {part}s", FAITHFUL if part == next(reversed(parts)) else None)
+        table.add_column("ranked by")
+        for model in result.models:
+            table.add_column(model.name, justify="right")
+        for measure in MEASURES:
+            table.add_row(measure, *(_area(model, part, measure) for model in result.models))
+        yield table
+
+
+def _area(model: ModelResult, part: str, measure: str) -> str:
+    found = {
+        m.quantity: m for m in model.faithfulness.measurements if (m.direction, m.scope) == (part, measure)
+    }
+    if not found:
+        return "-"
+    shown = number(found["deletion_area"].value)
+    if measure == RANDOM:
+        return shown
+    less: Measurement = found["deletion_area_less_random"]
+    sure = less.low is not None and less.high is not None and (less.low > 0 or less.high < 0)
+    return f"{shown} ({'-' if less.value is None else f'{less.value:+.3f}'}{'*' if sure else ''})"
