@@ -281,7 +281,15 @@ def test_weight_decay_is_for_matrices_alone():
     }
 
 
-def test_stop_signal_notes_the_first_and_lets_the_second_through():
+@pytest.fixture
+def interrupts():
+    """SIGINT raises as in a terminal: a shell starts background jobs with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_stop_signal_notes_the_first_and_lets_the_second_through(interrupts):
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGTERM)

@@ -107,8 +107,10 @@ def test_other_devices_are_served_by_torch() -> None:
 
 
 def test_a_missing_dependency_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend, dependency in (("numba_cpu", "numba"), ("triton_gpu", "triton")):
-        monkeypatch.delitem(sys.modules, f"vmp.scan.{backend}", raising=False)
+    modules = {"numba": ("numba_cpu", "numba_kernels"), "triton": ("triton_gpu",)}
+    for dependency, (backend, *behind) in modules.items():
+        for module in (backend, *behind):
+            monkeypatch.delitem(sys.modules, f"vmp.scan.{module}", raising=False)
         monkeypatch.setitem(sys.modules, dependency, None)
         assert dependency in (available_backends()[backend] or "")
     assert choose_backend(torch.zeros(1, 2, 3)) == "chunked"
