@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import plots as decay_plots
 from analysis.compare import plots
-from analysis.compare.result import CompareResult
+from analysis.compare.result import CompareResult, ModelResult
 from analysis.compare.table import CONTRADICTION, DECAY
 from analysis.contradiction.measure import QUANTITIES
 from analysis.figures import draw_all
@@ -36,6 +37,7 @@ def figure_makers(result: CompareResult) -> dict[str, Callable[[], Figure]]:
     }
     parts = dict.fromkeys(c.part for model in result.models for c in model.faithfulness.curves)
     if parts:
+        makers["relevance_by_frame"] = partial(_frames, result)
         makers["faithfulness"] = partial(_areas, result, tuple(parts))
     for part in parts:
         makers[f"deletion_{part}"] = partial(_curves, result, part)
@@ -64,17 +66,30 @@ def _areas(result: CompareResult, parts: tuple[str, ...]) -> Figure:
     return figure
 
 
-def _curves(result: CompareResult, part: str) -> Figure:
+def _each(result: CompareResult, draw: Callable[[ModelResult, Axes], Axes]) -> Figure:
+    """A panel a model, with one legend for all."""
     n = len(result.models)
     columns = min(3, n)
     rows = -(-n // columns)
     figure = Figure(figsize=(max(5.2, 2.9 * columns), 2.5 * rows + 0.6))
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for ax, model in zip(axes, result.models, strict=False):
-        plots.plot_deletion(result, model, part, DRAWN, ax)
+    for place, (ax, model) in enumerate(zip(axes, result.models, strict=False)):
+        draw(model, ax)
+        if place % columns:
+            ax.set_ylabel("")
     for ax in axes[n:]:
         ax.remove()
-    handles, names = axes[0].get_legend_handles_labels()
+    handles = {
+        name: handle for ax in axes[:n] for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     if handles:
-        figure.legend(handles, names, loc="outside upper center", ncols=3)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
     return figure
+
+
+def _curves(result: CompareResult, part: str) -> Figure:
+    return _each(result, lambda model, ax: plots.plot_deletion(result, model, part, DRAWN, ax))
+
+
+def _frames(result: CompareResult) -> Figure:
+    return _each(result, lambda model, ax: plots.plot_by_frame(result, model, DRAWN, ax))

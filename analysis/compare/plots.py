@@ -95,7 +95,8 @@ def plot_less_random(result: CompareResult, part: str, ax: Axes | None = None) -
         )
     ax.axvline(0, color="0.3", linewidth=0.9)
     ax.set_yticks(range(len(measures)), measures)
-    ax.invert_yaxis()
+    if not ax.yaxis_inverted():  # Panels that share an axis are turned once.
+        ax.invert_yaxis()
     ax.set_xlabel("deletion area less random orders (probability)\n← more faithful")
     ax.set_title(f"{part}s removed")
     return ax
@@ -127,6 +128,33 @@ def plot_deletion(
     if not ax.lines:
         no_data(ax, model.faithfulness.note or "one part: no order")
     ax.set(xlabel=f"{part}s removed", ylabel="probability of the\nmodel's own class", ylim=(0, 1.02))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(model.name)
+    return ax
+
+
+@styled
+def plot_by_frame(
+    result: CompareResult, model: ModelResult, measures: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Share of relevance that each measure gives to each of the model's temporal positions, mean over clips."""
+    ax = new_axes(ax)
+    found = {r.measure: r.frames for r in model.faithfulness.relevance}
+    for index, measure in enumerate(measures, 1):
+        if measure not in found or not np.isfinite(found[measure]).all():
+            continue
+        values = found[measure]
+        ends = None
+        if len(values) > 1:
+            seed = model.decay.provenance.input.seed
+            low, high, _ = percentile_interval(resample_weights(len(values), result.resamples, seed) @ values)
+            ends = np.stack([values.mean(0) - low, high - values.mean(0)]).clip(0)
+        at = np.arange(values.shape[1]) + 0.05 * (index - (len(measures) + 1) / 2)
+        look = {**model_look(index), "markersize": 3}
+        ax.errorbar(at, values.mean(0), yerr=ends, capsize=2, elinewidth=1, label=measure, **look)
+    if not ax.lines:
+        no_data(ax, model.faithfulness.note or "no finite relevance")
+    ax.set(xlabel="frame", ylabel="share of relevance", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(model.name)
     return ax

@@ -26,7 +26,10 @@ class ClipCurves:
 
 @dataclass(frozen=True, config=RECORD)
 class Relevance:
-    """What one measure gives to each temporal position, as shares of its sum, clip by clip, (clips, frames)."""
+    """What one measure gives to each temporal position, clip by clip, (clips, frames).
+
+    Sums over the position's tokens, absolute and divided by their total; NaN where that is 0.
+    """
 
     measure: str
     frames: Array

@@ -1,0 +1,118 @@
+"""`python -m analysis.compare` on small checkpoints: whole outputs, and every kind of wrong request in one line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis.compare import __main__ as cli
+from analysis.compare.result import CompareResult
+from analysis.compare.run import model_names
+from analysis.results import load
+from tests.analysis.models import TINY
+from tests.vmp import crafted
+from vmp import create_model
+from vmp.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ckpt")
+    paths = {}
+    for variant, fields in (("paper", {}), ("attention", {}), ("short", {"num_frames": 2})):
+        torch.manual_seed(0)
+        kind = "paper" if variant == "short" else variant
+        model = create_model("vmp_micro", variant=kind, num_classes=6, **{**TINY, **fields})
+        paths[variant] = folder / f"tiny_{variant}.safetensors"
+        save_checkpoint(model, paths[variant])
+    return paths
+
+
+def run(*arguments):
+    return cli.main([*map(str, arguments)])
+
+
+FAST = ("--bootstrap", 100, "--random-orders", 2)
+
+
+def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
+    out = tmp_path / "both"
+    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"], "--clips", 2, *FAST)
+    assert run(*flags, "--out", out) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    result = load(CompareResult, out / "result.json")
+    assert [model.name for model in result.models] == ["paper", "attention"]
+    assert len(result.clips) == 2
+    scan, attention = result.models
+    assert scan.decay.scopes == attention.decay.scopes == ("contribution",)
+    assert attention.decay.directions == ("both", "both j<=i", "both j>=i")
+    assert attention.contradiction.probed.directions == ("both",)
+    with (out / "compare.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    half = scan.decay.measurement(1, "forward", "contribution", "decay_index_tokens")
+    (found,) = [
+        row
+        for row in rows
+        if (row["model"], row["layer"], row["direction"], row["quantity"])
+        == ("paper", "1", "forward", "decay_index_tokens")
+    ]
+    assert float(found["value"]) == half.value
+    area = attention.faithfulness.measurement("tube", "gradient", "deletion_area").value
+    assert any(row["model"] == "attention" and row["value"] == repr(area) for row in rows)
+    figures = {path.stem for path in (out / "figures").glob("*.png")}
+    assert {"decay_index_tokens", "contradictory_mass", "faithfulness", "deletion_tube"} <= figures
+    for path in (out / "figures").glob("*.png"):
+        assert np.asarray(Image.open(path).convert("L")).std() > 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both"]
+
+
+def test_one_clip_and_clips_of_different_shape_are_said(checkpoints, capsys):
+    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["short"], "--clips", 1, *FAST)
+    assert run(*flags) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "One clip was shown: there are no intervals over clips." in said
+    assert "paper 4 frames of 32 pixels, short 2 frames of 32 pixels" in said
+
+
+def wrong(capsys, *arguments):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_wrong_requests_are_one_line(checkpoints, tmp_path, capsys):
+    paper = checkpoints["paper"]
+    assert "a comparison needs two" in wrong(capsys, "--ckpt", paper)
+    assert "no.pt" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "no.pt")
+    torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
+    assert "is a language model" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "lm.pth")
+    torch.save({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "resnet.pth")
+    assert "resnet.pth" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "resnet.pth")
+    assert "--layers '7'" in wrong(capsys, "--ckpt", paper, "--ckpt", paper, "--layers", "7", "--clips", 1)
+    assert "scope" in wrong(capsys, "--ckpt", paper, "--ckpt", paper, "--scope", "ssm")
+
+
+def test_a_model_without_a_head_has_a_stated_gap(checkpoints, tmp_path, capsys):
+    headless = tmp_path / "features.safetensors"
+    save_checkpoint(create_model("vmp_micro", variant="paper", num_classes=0, **TINY), headless)
+    flags = ("--ckpt", checkpoints["paper"], "--ckpt", headless, "--clips", 1, *FAST)
+    assert run(*flags, "--out", tmp_path / "out") == 0
+    assert "features: no head" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_drop_what_all_begin_with():
+
+    def names(*paths):
+        return model_names([Path(path) for path in paths])
+
+    assert names("a/vmp_micro_paper.pt", "vmp_micro_attention.pt") == ["paper", "attention"]
+    assert names("a/x.pt", "b/x.pt") == ["x (1)", "x (2)"]
+    assert names("best.pt", "last.pt") == ["best", "last"]
+    assert names("run_a.pt", "run.pt") == ["run_a", "run"]
