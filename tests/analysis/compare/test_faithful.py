@@ -69,7 +69,7 @@ def test_the_first_order_drop_is_the_gradient_times_the_change():
 
 def test_the_last_row_is_the_class_row_of_both_directions_together():
     model, x = video_model("paper"), clip(batch=1)[0]
-    tokens, layout, _, _ = relevance(model, x)
+    tokens, *_ = relevance(model, x)
     with torch.no_grad(), record(model, [-1]) as captures:
         model(x[None])
     row = sum(c.operator().dense()[0].abs().mean(0)[0] for c in captures)
