@@ -146,7 +146,12 @@ def with_request_options(command: Callable[..., T], without: Collection[str] = (
 
 
 def run_command(
-    app: typer.Typer, module: str, arguments: Sequence[str] | None, execute: Callable[[Any, str], None]
+    app: typer.Typer,
+    module: str,
+    arguments: Sequence[str] | None,
+    execute: Callable[[Any, str], None],
+    *,
+    resumes: bool = True,
 ) -> int:
     """Run a command line; return its exit code: 0, 2 after a one-line error, 130 when interrupted.
 
@@ -154,6 +159,7 @@ def run_command(
         module: the name after ``python -m``.
         arguments: those of the process where None.
         execute: called with what the app's command returned, and the command line as text.
+        resumes: whether an interrupted run leaves what the same command goes on from.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -170,7 +176,8 @@ def run_command(
             ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
         )
     except KeyboardInterrupt:
-        print("interrupted; with --out, the same command goes on where this one stopped", file=sys.stderr)
+        what_next = "; with --out, the same command goes on where this one stopped" if resumes else ""
+        print(f"interrupted{what_next}", file=sys.stderr)
         return 130
     return 0
 

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def keep(asked: Any, command: str) -> None:
         results.append(execute(asked, command))
 
-    code = run_command(app, "analysis.theory", arguments, keep)
+    code = run_command(app, "analysis.theory", arguments, keep, resumes=False)
     return code or int(not all(result.passed for result in results))
 
 

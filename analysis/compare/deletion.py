@@ -42,13 +42,6 @@ def part_scores(
     return total.index_add_(0, index, tokens.double().cpu())
 
 
-def removed(
-    clip: Float[Tensor, "3 T H W"], parts: Int[Tensor, " r"], part: Part, layout: TokenLayout
-) -> Float[Tensor, "3 T H W"]:
-    """The clip with parts filled with its mean colour."""
-    return _fill(clip, torch.isin(part_index(part, layout), parts.cpu()), layout)
-
-
 def deletion_curve(
     model: nn.Module,
     clip: Float[Tensor, "3 T H W"],

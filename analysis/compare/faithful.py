@@ -13,7 +13,7 @@ from analysis.bootstrap import resample_weights
 from analysis.capture import record
 from analysis.capture.recorder import family_of
 from analysis.compare.deletion import PARTS, area, deletion_curve, order_of, part_index, part_scores
-from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradient
+from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradient, receptive_field
 from analysis.compare.result import ClipCurves, Faithfulness, Relevance
 from analysis.compare.rollout import Rollout, read_out
 from analysis.inputs import Sample
@@ -59,15 +59,15 @@ def relevance(
         logits = family_of(model).run(model, clip[None])
     layout = layouts[-1]
     target = int(logits[0].argmax())
-    gradient = pixel_gradient(model, clip[None], one_hot_directions(logits.argmax(1), logits.shape[1]))[:, 0]
+    gradient = pixel_gradient(model, clip[None], one_hot_directions(logits.argmax(1), logits.shape[1]))
     change = clip - clip.mean((1, 2, 3), keepdim=True)
     patches = layout.patch_positions()
     # Rows before columns: `last` is gone once the product is taken.
     rows = {f"last row {scope}": read_out(r.last(), layout) for scope, r in rollouts.items()}
     rows |= {f"rollout {scope}": read_out(r.matrix(), layout) for scope, r in rollouts.items()}
     tokens = {name: row[0, patches.to(row.device)].cpu() for name, row in rows.items()}
-    tokens["gradient"] = by_token(gradient.double().square().sum(1), layout)[0].sqrt().cpu()
-    tokens["gradient x change"] = by_token((gradient * change).double().sum(1), layout)[0].cpu()
+    tokens["gradient"] = receptive_field(gradient, layout).tokens[0].cpu()
+    tokens["gradient x change"] = by_token((gradient[:, 0] * change).double().sum(1), layout)[0].cpu()
     return tokens, layout, target, float(logits.double().softmax(-1)[0, target])
 
 

@@ -155,7 +155,8 @@ def _notes(models: Sequence[ModelResult]) -> tuple[str, ...]:
         notes.append(f"Each model saw the same clips sampled to its own shape: {shapes}.")
     said: defaultdict[str, list[str]] = defaultdict(list)
     for model in models:
-        about = (model.faithfulness.note, *model.decay.notes, *model.contradiction.notes)
+        # Those of the contradiction probe are of its own table and of the control that a comparison has no use for.
+        about = (model.faithfulness.note, *model.decay.notes)
         for note in dict.fromkeys(filter(None, about)):
             said[note].append(model.name)
     for note, names in said.items():

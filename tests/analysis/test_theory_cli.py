@@ -174,3 +174,12 @@ def test_spectra_are_those_of_the_block_by_numpy():
         profile = [np.abs(np.diag(alpha, -k)).mean() for k in range(10)]
         assert np.allclose(curves["residual_profile", residual].value, profile, rtol=1e-10, atol=0)
     assert curves["spectrum", "attention"].value[-1] > 1e-6
+
+
+def test_an_interrupted_run_promises_nothing_that_it_does_not_keep(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert cli.main(["--cases", "1"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -12,6 +12,7 @@ from analysis.compare import __main__ as cli
 from analysis.compare.result import CompareResult
 from analysis.compare.run import model_names
 from analysis.results import load
+from analysis.tables import number
 from tests.analysis.models import TINY
 from tests.vmp import crafted
 from vmp import create_model
@@ -35,6 +36,7 @@ def run(*arguments):
     return cli.main([*map(str, arguments)])
 
 
+RESIDUALS = ("transitivity_residual", "transitivity_unmasked")
 FAST = ("--bootstrap", 100, "--random-orders", 2)
 
 
@@ -52,6 +54,16 @@ def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
     assert scan.decay.scopes == attention.decay.scopes == ("contribution",)
     assert attention.decay.directions == ("both", "both j<=i", "both j>=i")
     assert attention.contradiction.probed.directions == ("both",)
+    # Masked, 1 by structure: what stands beside the others is of the same scan without its mask.
+    masked = [
+        scan.contradiction.probed.measurement(1, "backward", "contribution", q).value for q in RESIDUALS
+    ]
+    assert masked[0] == pytest.approx(1)
+    assert masked[1] < 0.99
+    (line,) = [line for line in text.splitlines() if line.split()[:3] == ["1", "paper", "backward"]]
+    assert number(masked[1]) in line.split()
+    assert number(masked[0]) not in line.split()
+    assert "control" not in " ".join(result.notes)
     with (out / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     half = scan.decay.measurement(1, "forward", "contribution", "decay_index_tokens")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.compare.deletion import area, deletion_curve, order_of, part_index, part_scores, removed
+from analysis.compare.deletion import area, deletion_curve, order_of, part_index, part_scores
 from analysis.compare.gradient import one_hot_directions, pixel_gradient, receptive_field
 from tests.analysis.models import clip, video_model
 from vmp.config import TokenLayout
@@ -40,10 +40,9 @@ def test_the_gradient_finds_the_only_frame_that_matters_and_random_orders_do_not
     assert found[0] == 1
     orders = torch.stack([found, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 1])])
     curves = deletion_curve(one_frame, x[0], orders, "frame", LAYOUT, target)
-    whole, without = (
-        one_frame(v[None]).softmax(-1)[0, target].item()
-        for v in (x[0], removed(x[0], torch.tensor([1]), "frame", LAYOUT))
-    )
+    filled, frames = x.clone(), x.shape[2] // LAYOUT.frames
+    filled[:, :, frames : 2 * frames] = x.mean((2, 3, 4), keepdim=True)
+    whole, without = (one_frame(v).softmax(-1)[0, target].item() for v in (x, filled))
     # The model reads frame 1 alone, but its fill is the whole clip's mean, whichever other frames are gone.
     expected = [
         [whole, without, without, without],
