@@ -11,10 +11,10 @@ from analysis.results import Measurement
 from analysis.tables import number, with_interval
 
 CAPTION = (
-    "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Residual: of transitivity; of a masked direction, "
-    "that of the same scan without its mask. Rank: effective, of the matrix below or above the middle. Mass: 1 blind to "
-    "similarity, above 1 contradictory. Self-attention looks both ways: whole rows, and each side alone. -: a gap, or "
-    "not defined there."
+    "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Residual: of transitivity; of a masked "
+    "direction, that of the same scan without its mask. Rank: effective, of the matrix below or above the "
+    "middle. Mass: 1 blind to similarity, above 1 contradictory. Self-attention looks both ways: whole rows, "
+    "and each side alone. -: a gap, or not defined there."
 )
 FAITHFUL = (
     "Area under the probability of the model's own class as parts are removed, highest score first; lower is more "
