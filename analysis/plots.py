@@ -394,6 +394,9 @@ def _mark_beyond(ax: Axes, x: float, row: Measurement, look: Mapping[str, Any]) 
     finite = [v for v in known if np.isfinite(v)]
     if finite:
         start = known[0] if np.isfinite(known[0]) else finite[0]
+        # An annotation is no part of the data: without this its start may lie beyond the axes.
+        ax.update_datalim([(x, start)])
+        ax.autoscale_view()
         arrow = {"arrowstyle": "->", "color": look["color"], "linewidth": 1}
         ax.annotate("", (x, edge), (x, start), at_edge, "data", arrowprops=arrow)
 

@@ -129,6 +129,7 @@ def test_what_lies_beyond_is_marked_at_the_edge(ax):
     triangles = [line for line in ax.lines if line.get_marker() == "^"]
     assert [line.get_ydata().tolist() for line in triangles] == [[0.98]]
     assert len(ax.texts) == 1  # one arrow, from 12 up
+    assert ax.get_ylim()[1] > 12  # where it begins is within the axes
 
 
 def test_new_axes_are_made_where_none_are_given_and_settings_stay():
