@@ -164,7 +164,7 @@ BAD = {
     "ssv2 not JSON": ("ssv2", "l", "[\n{]", r"l, line 2: not JSON"),
     "ssv2 an object": ("ssv2", "l", "{}", r"l: it must hold a list"),
     "ssv2 test": ("ssv2", "l", '[{"id": "1"}]', r"l, entry 1: it must have an id and a template"),
-    "ssv2 class": ("ssv2", "l", '[{"id": "b", "template": "Eat [it]"}]', r"l, entry 1: 'Eat it' is none of the 2 classes"),
+    "ssv2 class": ("ssv2", "l", '[{"id": "b", "template": "Eat [it]"}]', r"entry 1: 'Eat it' is none of the 2"),
     "ucf class": ("ucf101", "l", "Walk/b.avi 1\nSwim/b.avi 2", r"l, line 2: 'Swim' is none of the 1 classes"),
     "ucf number": ("ucf101", "l", "Walk/b.avi 0", r"l, line 1: class 0, but .* numbers Walk as 1"),
     "hmdb part": ("hmdb51", "{tmp}", None, r"for hmdb51, the list is train:FOLDER or test:FOLDER"),
