@@ -4,8 +4,9 @@ import pathlib
 
 from experiments.data.clip import ClipDataset
 from experiments.data.digits import Digits
+from experiments.data.lists import read_list
 from experiments.data.photo_pan import PhotoPan
-from experiments.data.video import VideoFiles, read_list
+from experiments.data.video import VideoFiles
 
 TASKS = ("photo-pan", "digits-direction", "digits-digit", "video")
 
