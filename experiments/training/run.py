@@ -48,7 +48,10 @@ class Run:
         model.recompute = config.recompute
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
         optimizer = torch.optim.AdamW(groups, betas=config.betas)
-        saved = folder.load() or {"step": 0, "seconds": 0.0, "bad": {}}
+        self._init = model.provenance.get("weights_sha256")
+        saved = folder.load() or {"step": 0, "seconds": 0.0, "bad": {}, "init": self._init}
+        if saved["init"] != self._init:
+            raise ValueError(f"{folder.path}: the run began from other weights than {config.init} now holds")
         if "model" in saved:
             model.load_state_dict(saved["model"])
         self.average = _average(model, config, saved.get("average")) if accelerator.is_main_process else None
@@ -139,6 +142,7 @@ class Run:
                 "step": self.step,
                 "seconds": self._seconds(),
                 "bad": self.bad.found,
+                "init": self._init,
                 "model": self.unwrapped.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
@@ -152,16 +156,15 @@ class Run:
         Where weights are averaged, the average is what is written, and those of the last step go beside it.
         """
         if self.accelerator.is_main_process:
+            final, origin = self.unwrapped, {} if self._init is None else {"init_weights_sha256": self._init}
             with writing(weights):
                 if self.bad.found:
                     write_text(weights.with_name(BAD_VIDEOS), json.dumps(self.bad.found, indent=2) + "\n")
-                if self.average is None:
-                    vmp.save_checkpoint(self.unwrapped, weights)
-                else:
-                    averaged = self.average.module
-                    assert isinstance(averaged, vmp.VideoModel)
-                    vmp.save_checkpoint(self.unwrapped, weights.with_name(LAST_STEP))
-                    vmp.save_checkpoint(averaged, weights, metadata={"ema_decay": str(self.config.ema_decay)})
+                if self.average is not None:
+                    vmp.save_checkpoint(final, weights.with_name(LAST_STEP), metadata=origin)
+                    assert isinstance(self.average.module, vmp.VideoModel)
+                    final, origin = self.average.module, {**origin, "ema_decay": str(self.config.ema_decay)}
+                vmp.save_checkpoint(final, weights, metadata=origin)
             self.folder.discard_checkpoint()
         self.accelerator.wait_for_everyone()
 
