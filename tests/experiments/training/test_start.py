@@ -14,6 +14,7 @@ import vmp
 from experiments.data.draws import VideoDraws
 from experiments.train import RECIPES, TrainConfig, main
 from experiments.training.start import make_model
+from tests.experiments.videos import write_list, write_pans
 from vmp.config import named_config
 from vmp.model import VideoModel
 
@@ -181,8 +182,6 @@ def run_cli(*arguments: str):
 
 
 def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
-    from tests.experiments.videos import write_list, write_pans
-
     write_list(tmp_path / "train.txt", write_pans(tmp_path, 3, num_frames=8, size=32))
     flags = ["--train-list", tmp_path / "train.txt", "--root", tmp_path, "--out", tmp_path / "run"]
     settings = ["steps=1", "batch_size=4", "workers=0", "fields=" + json.dumps(TINY)]
@@ -211,7 +210,7 @@ def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
             ("--task", "list", "--train-list", "{tmp}/list.txt"),
             "list.txt: nothing it names is there, such as absent.mp4",
         ),
-        (("--init", "{tmp}/list.txt"), "list.txt: "),
+        (("--init", "{tmp}/list.txt"), "list.txt is text that begins 'absent.mp', not a checkpoint"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, message):
