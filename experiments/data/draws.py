@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 
 from experiments.data.augment import ClipAugment
 from experiments.data.clip import check_shape
+from experiments.data.decode import Choose
 from experiments.data.lists import Sample
 from experiments.data.sampling import sample_segments, sample_stretch
-from experiments.data.video import Choose, read_frames
+from experiments.data.video import read_frames
 
 ATTEMPTS = 16
 """Bad files in a row after which a draw gives up."""
