@@ -73,7 +73,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["photo-pan", "digits-direction", "digits-digit", "video"] = "photo-pan"
+    task: Literal[
+        "recall", "relation", "direction", "photo-pan", "digits-direction", "digits-digit", "video"
+    ] = "photo-pan"
     model: str = "vmp_micro"
     variant: str | None = None
     fields: dict[str, bool | int | float | str] = {}
@@ -430,7 +432,8 @@ def main(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of the run; a run in it goes on.")],
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of TrainConfig's fields.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="photo-pan, digits-direction, digits-digit or video.")
+        str | None,
+        typer.Option(help="recall, relation, direction, photo-pan, digits-direction, digits-digit or video."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, such as vmp_micro.")] = None,
     variant: Annotated[str | None, typer.Option(help="paper, videomamba, mask, ...")] = None,
