@@ -32,6 +32,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn what the system raises while `path` is written into a ValueError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}; what was there is kept") from error
+
+
 @final
 class RunFolder:
     """One run's folder. Making it creates the folder, or checks that it holds the same run and clears up after it.
@@ -64,9 +73,13 @@ class RunFolder:
                 check_same(path, "run", json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by `state`: tensors and plain Python values."""
-        self._claim()
-        write_atomically(self.path / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        """Replace the checkpoint by `state`: tensors and plain Python values.
+
+        Raises ValueError if it cannot be written; the checkpoint that was there is then still whole.
+        """
+        with writing(self.path / CHECKPOINT):
+            self._claim()
+            write_atomically(self.path / CHECKPOINT, lambda temporary: _save(state, temporary))
 
     def load(self) -> dict[str, Any] | None:
         """The last state saved, on the CPU, or None. ValueError if the file is damaged."""
@@ -91,15 +104,25 @@ class RunFolder:
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
-        """Append a line of metrics."""
-        self._claim()
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Append a line of metrics. Raises ValueError if it cannot be written."""
+        with writing(self.path / METRICS):
+            self._claim()
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
 
     def _claim(self) -> None:
         if not self._claimed:
             write_text(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
             self._claimed = True
+
+
+def _save(state: dict[str, Any], path: pathlib.Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch closes its archive after a failed write, and complains of that rather than of the full disk.
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @contextlib.contextmanager

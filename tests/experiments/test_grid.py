@@ -9,12 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
-import pandas as pd
-import pytest
-
 import vmp
-from experiments.grid import run_grid
 from tests.experiments.grids import TINY_GRID, tiny_grid  # noqa: F401
 
 TABLES = ("cells", "predictions", "training", "probes", "profiles")
