@@ -70,7 +70,7 @@ class RunFolder:
             for unfinished in path.glob(".*.tmp"):
                 unfinished.unlink()
             if (path / CONFIG).exists():
-                _check_same(path, json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
+                check_same(path, "run", json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`: tensors and plain Python values.
@@ -133,10 +133,15 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"{error.filename or path}: the folder cannot be used: {error.strerror}") from error
 
 
-def _check_same(path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:
+def check_same(
+    path: pathlib.Path, kind: str, old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()
+) -> None:
+    """Raise ValueError, naming what differs, where a folder's old configuration of a `kind` is not the new one."""
     differing = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
     if differing:
         changes = ", ".join(
             f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing
         )
-        raise ValueError(f"{path}: the folder holds a run of another configuration: {changes}; name another")
+        raise ValueError(
+            f"{path}: the folder holds a {kind} of another configuration: {changes}; name another"
+        )

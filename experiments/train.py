@@ -61,7 +61,7 @@ def main(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="photo-pan, ...; or of videos: list, kinetics400, ssv2, ucf101, hmdb51."),
+        typer.Option(help="recall, ...; or of videos: list, kinetics400, ssv2, ucf101, hmdb51."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, such as vmp_micro.")] = None,
     variant: Annotated[str | None, typer.Option(help="paper, videomamba, mask, ...")] = None,

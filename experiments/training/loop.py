@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
+from experiments.data.clip import ClipDataset
 from experiments.data.draws import VideoDraws, collate
 from experiments.runs import RunFolder
 from experiments.training.batches import SameClips, StepBatches, batches_of, leave_signals_to_the_parent
@@ -22,7 +23,9 @@ from experiments.training.stopping import Stopped, StopSignal
 WEIGHTS = "weights.safetensors"
 
 
-def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pathlib.Path:
+def train(
+    config: TrainConfig, out: pathlib.Path, progress: bool = False, clips: ClipDataset | None = None
+) -> pathlib.Path:
     """Train, or go on training, and return the path of the final weights.
 
     Args:
@@ -30,6 +33,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
         out: its folder. Where it holds this run unfinished, the run goes on from its last checkpoint; where it
             holds this run finished, nothing is done.
         progress: show a bar on the terminal.
+        clips: what to learn from; None for the task's own clips, made as they are needed.
 
     Raises:
         ValueError: for a model, task or list that is not there, a folder that holds another run, a batch that
@@ -45,7 +49,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
             f"{config.accumulate} parts"
         )
     torch.manual_seed(config.seed)
-    model, dataset = make_model(config)
+    model, dataset = make_model(config, clips)
     with accelerator.main_process_first():
         folder = RunFolder(out, config.model_dump(mode="json"), FREE, owner=rank == 0)
     weights = out / WEIGHTS

@@ -14,11 +14,13 @@ from vmp.config import ModelConfig, named_config
 _FITTED = {"name", "variant", "num_classes", "num_frames", "image_size", "drop_path", "kind", "tubelet_size"}
 
 
-def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset | VideoDraws]:
+def make_model(
+    config: TrainConfig, clips: ClipDataset | None = None
+) -> tuple[vmp.VideoModel, ClipDataset | VideoDraws]:
     """The model, and the clips that it is to learn from.
 
     Weights are those of `config.init`, and whatever it lacks, or all of them, is from torch's global generator. A task
-    that makes its clips makes steps * batch_size of them, so none is seen twice.
+    that makes its clips makes steps * batch_size of them, so none is seen twice; `clips` go before the task's own.
 
     Raises:
         ValueError: as `task_dataset`, `read_dataset` and `vmp.load_checkpoint`; for `fields` that name the model or
@@ -28,7 +30,7 @@ def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset | Video
         if name in config.fields:
             raise ValueError(f"fields: {name} cannot be among them; give it as {place}")
     shape = named_config(config.model, config.variant, **config.fields)
-    dataset, classes = _clips(config, shape)
+    dataset, classes = _clips(config, shape) if clips is None else (clips, len(clips.classes))
     fields = {"num_classes": classes, **config.fields}
     if fields["num_classes"] != classes:
         raise ValueError(

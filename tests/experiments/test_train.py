@@ -341,7 +341,7 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
         (("--set", "path=3"), "path: Extra inputs are not permitted"),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
-        (("--task", "cats"), "task: there is no task 'cats'; there are photo-pan, "),
+        (("--task", "cats"), "task: there is no task 'cats'; there are recall, "),
         (("--model", "resnet"), "no model 'resnet'"),
         (("--variant", "none"), "no variant 'none'"),
         (("--set", 'fields={"depht": 2}'), "no field depht"),
