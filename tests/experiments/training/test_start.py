@@ -6,27 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import typer
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import vmp
 from experiments.data.draws import VideoDraws
-from experiments.train import RECIPES, TrainConfig, main
+from experiments.train import RECIPES, TrainConfig
 from experiments.training.start import make_model
+from tests.experiments.training.small import TINY, run_cli
 from tests.experiments.videos import write_list, write_pans
 from vmp.config import named_config
 from vmp.model import VideoModel
 
-TINY = {
-    "num_frames": 2,
-    "tubelet_size": 1,
-    "image_size": 16,
-    "patch_size": 8,
-    "d_model": 16,
-    "depth": 2,
-    "d_state": 4,
-}
 HEAD = {"head.weight", "head.bias"}
 
 
@@ -173,12 +163,6 @@ def test_recipes_are_what_their_names_and_sources_say(name, classes, epochs, vid
 def test_there_is_a_test_of_every_recipe():
     marks = test_recipes_are_what_their_names_and_sources_say.pytestmark
     assert {case[0] for case in marks[0].args[1]} == {path.stem for path in RECIPES.glob("*.json")}
-
-
-def run_cli(*arguments: str):
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, arguments)
 
 
 def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
