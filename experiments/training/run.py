@@ -47,7 +47,7 @@ class Run:
         self.config, self.accelerator, self.folder, self.unwrapped = config, accelerator, folder, model
         model.recompute = config.recompute
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
-        optimizer = torch.optim.AdamW(groups, betas=config.betas)
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
         self._init = model.provenance.get("weights_sha256")
         saved = folder.load() or {"step": 0, "seconds": 0.0, "bad": {}, "init": self._init}
         if saved["init"] != self._init:
