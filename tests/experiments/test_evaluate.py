@@ -276,6 +276,31 @@ def test_too_many_bad_videos_lose_nothing_of_what_is_done(checkpoint, tmp_path, 
     assert len(pd.read_csv(tmp_path / "table.csv")) == 8
 
 
+def test_an_interrupted_command_goes_on_where_it_was(checkpoint, tmp_path, pans, monkeypatch):
+    flags = ("--ckpt", checkpoint, "--task", "list", "--test-list", pans / "list.txt", "--root", pans)
+    flags += ("--max-bad", 0.2, "--batch-size", 2, "--out", tmp_path / "table.csv")
+    made, make = [], VideoViews.views
+
+    def views_until_six(views, index):
+        made.append(index)
+        if made[-1] == 6:
+            raise KeyboardInterrupt
+        return make(views, index)
+
+    monkeypatch.setattr(VideoViews, "views", views_until_six)
+    stopped = run_cli(*flags)
+    assert stopped.exit_code == 130
+    assert stopped.stderr == "stopped; the same command goes on from there\n"
+    assert not (tmp_path / "table.csv").exists()
+    made.append(-1)
+    monkeypatch.setattr(VideoViews, "views", lambda views, index: made.append(index) or make(views, index))
+    assert run_cli(*flags).exit_code == 0
+    assert made == [*range(7), -1, *range(6, 10)]
+    once = run_cli(*flags[:-1], tmp_path / "again.csv")
+    assert once.exit_code == 0
+    assert (tmp_path / "table.csv").read_text() == (tmp_path / "again.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
