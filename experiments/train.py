@@ -192,7 +192,9 @@ class Stopped(Exception):
         self.signal, self.step = number, step
 
 
-def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pathlib.Path:
+def train(
+    config: TrainConfig, out: pathlib.Path, progress: bool = False, clips: ClipDataset | None = None
+) -> pathlib.Path:
     """Train, or go on training, and return the path of the final weights.
 
     Args:
@@ -200,6 +202,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
         out: its folder. Where it holds this run unfinished, the run goes on from its last checkpoint; where it
             holds this run finished, nothing is done.
         progress: show a bar on the terminal.
+        clips: what to learn from; None for the task's own clips, made as they are needed.
 
     Raises:
         ValueError: for a model, task or list that is not there, a folder that holds another run, a batch that
@@ -211,7 +214,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
     if config.batch_size % world:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world} processes")
     torch.manual_seed(config.seed)
-    model, dataset = make_model(config)
+    model, dataset = make_model(config, clips)
     with accelerator.main_process_first():
         free = ("save_every", "log_every", "workers")
         folder = RunFolder(out, config.model_dump(mode="json"), free, owner=rank == 0)
@@ -242,7 +245,7 @@ def train(config: TrainConfig, out: pathlib.Path, progress: bool = False) -> pat
     return weights
 
 
-def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset]:
+def make_model(config: TrainConfig, clips: ClipDataset | None = None) -> tuple[vmp.VideoModel, ClipDataset]:
     """The model, with fresh weights from torch's global generator, and the clips that it is to learn from.
 
     A task that makes its clips makes steps * batch_size of them, so none is seen twice. Raises ValueError, as
@@ -252,7 +255,7 @@ def make_model(config: TrainConfig) -> tuple[vmp.VideoModel, ClipDataset]:
         if name in config.fields:
             raise ValueError(f"fields: {name} cannot be among them; give it as {place}")
     shape = named_config(config.model, config.variant, **config.fields)
-    dataset = task_dataset(
+    dataset = clips or task_dataset(
         config.task,
         "train",
         num_frames=shape.num_frames,

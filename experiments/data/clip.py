@@ -56,6 +56,10 @@ class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
         """The RGB frames of clip `index`, before normalisation."""
 
+    def conditions(self, index: int) -> dict[str, int | str]:
+        """What clip `index` was made under, by which accuracy is broken down; empty where there is nothing."""
+        return {}
+
     @final
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """The normalised video (3, T, H, W) and the label of clip `index`."""
