@@ -24,7 +24,7 @@ SCOPE = "contribution"
 SHOWN: Mapping[str, Sequence[str]] = {
     "decay": ("decay_index_frames", "decay_index_tokens", "half_life_frames", "effective_context_tokens"),
     "contradiction": (
-        *("mediator_sensitivity", "transitivity_residual", "block_rank", "contradictory_mass"),
+        *("mediator_sensitivity", "transitivity_unmasked", "block_rank", "contradictory_mass"),
     ),
 }
 """Quantities of each probe that the page shows; the tables beside it have all."""
@@ -43,7 +43,7 @@ PROFILES: Mapping[str, tuple[str, str, str]] = {
 }
 """Curves that the page shows: heading, and labels of the axes."""
 
-SIDES = {"forward": 0.16, "backward": -0.16}
+SIDES = {"forward": 0.16, "backward": -0.16, "both": 0.0}
 """Directions and where they stand in a variant's line, up from its middle."""
 
 
@@ -105,7 +105,10 @@ def probe_tables(summary: pd.DataFrame, grid: SavedGrid) -> Iterator[tuple[str, 
     """For each base and probe: label of the base, probe, and its table, a line a variant."""
     for base, rows in _by_base(summary, grid):
         for probe, quantities in SHOWN.items():
-            chosen = rows[(rows["scope"] == SCOPE) & (rows["direction"] == "mean") & (rows["probe"] == probe)]
+            chosen = rows[(rows["scope"] == SCOPE) & (rows["probe"] == probe)]
+            chosen = chosen[chosen["direction"].isin(["mean", "both"])]
+            # Self-attention's whole rows, where there is no number of its sides to average.
+            chosen = chosen[(chosen["direction"] == "mean") | ~_has_sides(chosen)]
             there = [q for q in quantities if q in set(chosen["quantity"])]
             cells = chosen.set_index(["variant", "quantity", "trained"])
             variants = list(dict.fromkeys(chosen["variant"]))
@@ -117,6 +120,13 @@ def probe_tables(summary: pd.DataFrame, grid: SavedGrid) -> Iterator[tuple[str, 
             yield base, probe, Table(f"{probe.capitalize()}, {base}", head, lines)
 
 
+def _has_sides(rows: pd.DataFrame) -> pd.Series:
+    """Whether the variant of each row has numbers of this quantity by direction."""
+    keys = ["variant", "quantity", "trained"]
+    sided = rows["direction"].isin(["mean", "forward", "backward"])
+    return sided.groupby([rows[key] for key in keys]).transform("any")
+
+
 def _trained_and_not(cells: pd.DataFrame, variant: str, quantity: str) -> str:
     parts = []
     for trained in (True, False):
@@ -126,7 +136,7 @@ def _trained_and_not(cells: pd.DataFrame, variant: str, quantity: str) -> str:
         row = cells.loc[(variant, quantity, trained)]
         interval = "" if np.isnan(row["low"]) else f" ({number(row['low'])} to {number(row['high'])})"
         parts.append(number(row["mean"]) + (interval if trained else ""))
-    return f"{parts[0]}; before {parts[1]}"
+    return f"{parts[0]}\nbefore {parts[1]}"
 
 
 def probe_illustrations(
@@ -136,14 +146,16 @@ def probe_illustrations(
     curves = dict(_by_base(profiles, grid))
     for base, rows in _by_base(summary, grid):
         for probe, quantities in SHOWN.items():
-            chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(quantities)]
+            chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(quantities) & rows["direction"].isin(SIDES)]
+            chosen = chosen[(chosen["direction"] != "both") | ~_has_sides(chosen)]
             there = [q for q in quantities if q in set(chosen["quantity"])]
             if there:
+                note = " Self-attention has one number for both sides." if "both" in set(chosen["direction"]) else ""
                 yield base, Illustration(
                     f"{probe}_{slug(base)}",
                     f"{probe.capitalize()} of every model on {base}: mean over layers and {_seeds(chosen)}, filled "
                     "after training with its 95 % interval over seeds, hollow before the first step. Scope "
-                    f"{SCOPE}; self-attention's two sides stand where the scans stand that see the same keys.",
+                    f"{SCOPE}; self-attention's two sides stand where the scans stand that see the same keys.{note}",
                     _numbers_text(chosen, there),
                     partial(_numbers_figure, chosen, there),
                 )
@@ -173,7 +185,7 @@ def _seeds(rows: pd.DataFrame) -> str:
 def _numbers_text(rows: pd.DataFrame, quantities: Sequence[str]) -> str:
     said = []
     for quantity in quantities:
-        chosen = rows[(rows["quantity"] == quantity) & rows["direction"].isin(SIDES)]
+        chosen = rows[rows["quantity"] == quantity]
         by = chosen.set_index(["variant", "direction", "trained"])["mean"]
         parts = [
             f"{variant_label(variant)} {direction} {number(by.get((variant, direction, True)))}, before "
@@ -192,8 +204,7 @@ def _numbers_figure(rows: pd.DataFrame, quantities: Sequence[str]) -> Figure:
         plot_probe(rows[rows["quantity"] == quantity], ax)
     for ax in axes[len(quantities) :]:
         ax.remove()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    _shared_legend(figure, axes[: len(quantities)], 6)
     return figure
 
 
@@ -221,7 +232,7 @@ def plot_probe(rows: pd.DataFrame, ax: Axes) -> Axes:
         for variant, pair in ends.items():
             y = len(variants) - 1 - variants.index(variant) + up
             ax.plot(pair, [y] * len(pair), color=look["color"], linewidth=0.8, linestyle=":")
-        for trained in (True, False):
+        for trained in sorted({trained for _, trained in chosen.index}, reverse=True):
             said = f"{direction}, {'trained' if trained else 'before'}"
             ax.plot([], [], label=said, markerfacecolor=look["color"] if trained else "white", **look)
     ax.set_yticks(range(len(variants)), [variant_label(variant) for variant in reversed(variants)])
@@ -251,13 +262,15 @@ def _curves_figure(rows: pd.DataFrame, xlabel: str, ylabel: str, log: bool) -> F
         ax.remove()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
-    handles = {
-        label: handle
-        for ax in list(axes.flat)[: len(variants)]
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    _shared_legend(figure, axes.flat[: len(variants)], 6)
     return figure
+
+
+def _shared_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    handles = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
 def plot_curves(rows: pd.DataFrame, ax: Axes, *, log: bool) -> Axes:

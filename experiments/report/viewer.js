@@ -99,6 +99,18 @@
     return canvas;
   }
 
+  // One token's weight, and a frame around the anchor there and at `above`, where its patch is in the picture.
+  function drawToken(pen, token, level, x, y, above) {
+    pen.fillStyle = colour(shade(level));
+    pen.fillRect(x, y, CELL, CELL);
+    if (token !== now.anchor) return;
+    for (const top of above === null ? [y] : [above, y])
+      for (const [ink, inset] of [["#000", 1], ["#fff", 3]]) {
+        Object.assign(pen, { strokeStyle: ink, lineWidth: 2 });
+        pen.strokeRect(x + inset, top + inset, CELL - 2 * inset, CELL - 2 * inset);
+      }
+  }
+
   function drawFrame(canvas, frame, row) {
     const { rows, columns } = now.model;
     canvas.width = columns * CELL;
@@ -109,15 +121,15 @@
     for (let inside = 0; inside < perFrame(); inside++) {
       const token = tokenOf(frame * perFrame() + inside);
       const [x, y] = [(inside % columns) * CELL, Math.floor(inside / columns) * CELL];
-      pen.fillStyle = colour(shade(row[token]));
-      pen.fillRect(x, y + rows * CELL + GAP, CELL, CELL);
-      if (token !== now.anchor) continue;
-      for (const top of [y, y + rows * CELL + GAP])
-        for (const [ink, inset] of [["#000", 1], ["#fff", 3]]) {
-          Object.assign(pen, { strokeStyle: ink, lineWidth: 2 });
-          pen.strokeRect(x + inset, top + inset, CELL - 2 * inset, CELL - 2 * inset);
-        }
+      drawToken(pen, token, row[token], x, y + rows * CELL + GAP, y);
     }
+  }
+
+  function drawClass(canvas, token, row) {
+    const { rows, columns } = now.model;
+    canvas.width = columns * CELL;
+    canvas.height = 2 * rows * CELL + GAP;
+    drawToken(canvas.getContext("2d"), token, row[token], 0, rows * CELL + GAP, null);
   }
 
   function drawLegend(peak) {
@@ -134,27 +146,33 @@
   function draw() {
     choose();
     const row = anchorRow();
-    const given = now.model.frames + now.model.classTokens.length;
-    const toEach = now.shares.subarray(now.anchor * given, (now.anchor + 1) * given);
+    const { frames, classTokens } = now.model;
+    const width = frames + classTokens.length;
+    const toEach = now.shares.subarray(now.anchor * width, (now.anchor + 1) * width);
     const peak = now.peaks[now.anchor];
+    // A tile each: class tokens first, as most models have them, then frames.
+    const shown = [
+      ...classTokens.map((token, c) => ["class token", toEach[frames + c], (to) => drawClass(to, token, row)]),
+      ...Array.from({ length: frames }, (_, t) => [`frame ${t}`, toEach[t], (to) => drawFrame(to, t, row)]),
+    ];
     const tiles = part("frames");
-    while (tiles.children.length > now.model.frames) tiles.lastChild.remove();
-    while (tiles.children.length < now.model.frames)
+    while (tiles.children.length > shown.length) tiles.lastChild.remove();
+    while (tiles.children.length < shown.length)
       tiles.append(document.getElementById("viewer-tile").content.cloneNode(true));
-    [...tiles.children].forEach((tile, frame) => {
+    shown.forEach(([name, share, drawOn], at) => {
+      const tile = tiles.children[at];
       const canvas = tile.querySelector("canvas");
-      drawFrame(canvas, frame, row);
-      canvas.setAttribute("aria-label", `frame ${frame}: ${percent(toEach[frame])} of the row`);
-      tile.querySelector(".name").textContent = `frame ${frame}`;
-      tile.querySelector(".share").textContent = percent(toEach[frame]);
-      tile.querySelector(".bar").style.width = `${100 * toEach[frame]}%`;
+      drawOn(canvas);
+      canvas.setAttribute("aria-label", `${name}: ${percent(share)} of the row`);
+      tile.querySelector(".name").textContent = name;
+      tile.querySelector(".share").textContent = percent(share);
+      tile.querySelector(".bar").style.width = `${100 * share}%`;
     });
     drawLegend(peak);
-    const classes = now.model.classTokens.map((_, c) => `class token ${percent(toEach[now.model.frames + c])}`);
-    const rows = [...toEach.subarray(0, now.model.frames)].map((s, frame) => `frame ${frame} ${percent(s)}`);
+    const list = shown.map(([name, share]) => `${name} ${percent(share)}`).join(", ");
     part("row").textContent = peak
-      ? `The row of ${place(now.anchor)} gives: ${[...classes, ...rows].join(", ")}.`
-      : `The row of ${place(now.anchor)} has no weight at all in this direction.`;
+      ? `The row of the anchor, ${place(now.anchor)}, gives: ${list}.`
+      : `The row of the anchor, ${place(now.anchor)}, has no weight in this direction.`;
     const right = now.shown.prediction === now.clip.label ? "right" : "wrong";
     part("said").textContent =
       `Label: ${now.clip.label}. This model says: ${now.shown.prediction} (${right}). Cell ${now.model.cell}.`;
@@ -181,8 +199,9 @@
     const down = ((event.clientY - box.top) / box.height) * canvas.height;
     const row = Math.floor((down < rows * CELL + GAP / 2 ? down : down - rows * CELL - GAP) / CELL);
     const inside = Math.min(Math.max(row, 0), rows - 1) * columns + Math.min(column, columns - 1);
-    const frame = [...part("frames").children].indexOf(canvas.closest(".tile"));
-    moveTo(tokenOf(frame * perFrame() + inside));
+    const at = [...part("frames").children].indexOf(canvas.closest(".tile"));
+    const frame = at - now.model.classTokens.length;
+    moveTo(frame < 0 ? now.model.classTokens[at] : tokenOf(frame * perFrame() + inside));
   });
 
   part("frames").addEventListener("keydown", (event) => {

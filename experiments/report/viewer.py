@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.report.names import base_labels, variant_label
-from experiments.report.saved import ROWS, SavedGrid, read_rows
+from experiments.cell import ROWS
+from experiments.report.saved import SavedGrid, read_rows
 from experiments.statistics.tables import base_fields
 
 DECADES = 4
