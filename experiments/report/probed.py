@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.contradiction.measure import QUANTITIES as CONTRADICTION
 from analysis.decay.measure import QUANTITIES as DECAY
@@ -42,6 +43,9 @@ PROFILES: Mapping[str, tuple[str, str, str]] = {
     ),
 }
 """Curves that the page shows: heading, and labels of the axes."""
+
+WIDTH = 4.6
+"""Inches of a figure: legible on a phone, and two fit beside each other on a page."""
 
 SIDES = {"forward": 0.16, "backward": -0.16, "both": 0.0}
 """Directions and where they stand in a variant's line, up from its middle."""
@@ -198,13 +202,11 @@ def _numbers_text(rows: pd.DataFrame, quantities: Sequence[str]) -> str:
 
 @styled
 def _numbers_figure(rows: pd.DataFrame, quantities: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(7.6, 5.6))
-    axes = figure.subplots(2, 2, sharey=True, squeeze=False).ravel()
-    for ax, quantity in zip(axes, quantities, strict=False):
+    figure = Figure(figsize=(WIDTH, 0.6 + 2.2 * len(quantities)))
+    axes = figure.subplots(len(quantities), 1, squeeze=False).ravel()
+    for ax, quantity in zip(axes, quantities, strict=True):
         plot_probe(rows[rows["quantity"] == quantity], ax)
-    for ax in axes[len(quantities) :]:
-        ax.remove()
-    _shared_legend(figure, axes[: len(quantities)], 6)
+    _shared_legend(figure, axes)
     return figure
 
 
@@ -237,6 +239,7 @@ def plot_probe(rows: pd.DataFrame, ax: Axes) -> Axes:
             ax.plot([], [], label=said, markerfacecolor=look["color"] if trained else "white", **look)
     ax.set_yticks(range(len(variants)), [variant_label(variant) for variant in reversed(variants)])
     ax.set_xlabel(probe_label(rows["quantity"].iloc[0]))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     return ax
 
 
@@ -251,26 +254,26 @@ def _curves_text(rows: pd.DataFrame, heading: str) -> str:
 @styled
 def _curves_figure(rows: pd.DataFrame, xlabel: str, ylabel: str, log: bool) -> Figure:
     variants = list(dict.fromkeys(rows["variant"]))
-    columns = min(4, len(variants))
+    columns = min(2, len(variants))
     lines = -(-len(variants) // columns)
-    figure = Figure(figsize=(7.6, 0.5 + 2.1 * lines))
+    figure = Figure(figsize=(WIDTH, 0.8 + 1.7 * lines))
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax, variant in zip(axes.flat, variants, strict=False):
         plot_curves(rows[rows["variant"] == variant], ax, log=log)
-        ax.set_title(variant_label(variant), fontsize=7.5)
+        ax.set_title(variant_label(variant))
     for ax in list(axes.flat)[len(variants) :]:
         ax.remove()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
-    _shared_legend(figure, axes.flat[: len(variants)], 6)
+    _shared_legend(figure, axes.flat[: len(variants)])
     return figure
 
 
-def _shared_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     handles = {
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3)
 
 
 def plot_curves(rows: pd.DataFrame, ax: Axes, *, log: bool) -> Axes:

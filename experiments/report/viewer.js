@@ -152,7 +152,7 @@
     const peak = now.peaks[now.anchor];
     // A tile each: class tokens first, as most models have them, then frames.
     const shown = [
-      ...classTokens.map((token, c) => ["class token", toEach[frames + c], (to) => drawClass(to, token, row)]),
+      ...classTokens.map((token, c) => ["class", toEach[frames + c], (to) => drawClass(to, token, row)]),
       ...Array.from({ length: frames }, (_, t) => [`frame ${t}`, toEach[t], (to) => drawFrame(to, t, row)]),
     ];
     const tiles = part("frames");
