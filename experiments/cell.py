@@ -26,7 +26,8 @@ from experiments.evaluate import evaluate
 from experiments.probing import attention_rows, probe_tables
 from experiments.runs import METRICS, write_atomically, write_text
 from experiments.tables import write_rows
-from experiments.train import TrainConfig, make_model, train
+from experiments.training.config import TrainConfig
+from experiments.training.loop import make_model, train
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig, matched_config
 

@@ -18,10 +18,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import vmp
-from experiments import train as training
 from experiments.data import PhotoPan
 from experiments.runs import RunFolder, write_text
-from experiments.train import StepBatches, Stopped, StopSignal, TrainConfig, train
+from experiments.train import Stopped, TrainConfig, main, train
+from experiments.training import loop
+from experiments.training.batches import StepBatches
+from experiments.training.loop import make_model
+from experiments.training.optimiser import parameter_groups
+from experiments.training.run import Run
+from experiments.training.stopping import StopSignal
 
 TINY = {
     "num_frames": 2,
@@ -72,7 +77,7 @@ def whole(tmp_path_factory):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
     """Let training be interrupted right after a step: by a signal, or by dying without a word."""
-    update = training._Run.update
+    update = Run.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -81,7 +86,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
         if run.step == step and how == "death":
             raise MemoryError
 
-    monkeypatch.setattr(training._Run, "update", update_and_interrupt)
+    monkeypatch.setattr(Run, "update", update_and_interrupt)
 
 
 def test_a_run_leaves_weights_metrics_and_configuration(whole):
@@ -101,7 +106,7 @@ def test_a_run_leaves_weights_metrics_and_configuration(whole):
     assert model.config.variant == "paper"
     assert model.config.num_classes == 6
     torch.manual_seed(CONFIG.seed)
-    start = training.make_model(CONFIG)[0].state_dict()
+    start = make_model(CONFIG)[0].state_dict()
     assert all(not torch.equal(start[name], value) for name, value in model.state_dict().items())
 
 
@@ -189,15 +194,16 @@ def test_two_processes_do_the_same_as_one(tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         "import pathlib, sys, torch\n"
-        "from experiments import train as training\n"
+        "from experiments.train import TrainConfig, train\n"
+        "from experiments.training.run import Run\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "finish = training._Run.finish\n"
+        "finish = Run.finish\n"
         "def finish_and_show(run, weights):\n"
         "    torch.save(run.unwrapped.state_dict(), folder / f'rank{run.accelerator.process_index}.pt')\n"
         "    assert run.accelerator.num_processes == 2\n"
         "    finish(run, weights)\n"
-        "training._Run.finish = finish_and_show\n"
-        "training.train(training.TrainConfig.read(folder / 'one' / 'config.json'), folder / 'two')\n"
+        "Run.finish = finish_and_show\n"
+        "train(TrainConfig.read(folder / 'one' / 'config.json'), folder / 'two')\n"
         "torch.distributed.destroy_process_group()\n"
     )
     # Without --multi_gpu, accelerate starts a single process on a machine that has no mpirun.
@@ -226,7 +232,7 @@ def test_two_processes_do_the_same_as_one(tmp_path):
 
 
 def test_a_batch_must_divide_among_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.Accelerator, "num_processes", 3)
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="batch_size 4 does not divide among 3 processes"):
         train(CONFIG, tmp_path)
 
@@ -261,7 +267,7 @@ def test_batches_cover_every_epoch_once_and_split_over_processes():
 
 def test_weight_decay_is_for_matrices_alone():
     model = vmp.create_model("vmp_micro", "videomamba", **TINY, num_classes=3)
-    decayed, exempt = training._parameter_groups(model, 0.05)
+    decayed, exempt = parameter_groups(model, 0.05)
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     names = [{name_of[id(p)] for p in group["params"]} for group in (decayed, exempt)]
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.05, 0)
@@ -301,7 +307,7 @@ def test_stop_signal_notes_the_first_and_lets_the_second_through(interrupts):
 
 def run_cli(*arguments: str):
     application = typer.Typer()
-    application.command()(training.main)
+    application.command()(main)
     return CliRunner().invoke(application, arguments)
 
 
@@ -330,7 +336,7 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
         (("--set", "path=3"), "path: Extra inputs are not permitted"),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
-        (("--task", "cats"), "task: Input should be 'photo-pan'"),
+        (("--task", "cats"), "task: Input should be 'recall'"),
         (("--model", "resnet"), "no model 'resnet'"),
         (("--variant", "none"), "no variant 'none'"),
         (("--set", 'fields={"depht": 2}'), "no field depht"),
@@ -416,14 +422,15 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
     script.write_text(
         "import os, signal\n"
         "import typer\n"
-        "from experiments import train as training\n"
-        "update = training._Run.update\n"
+        "from experiments.train import main\n"
+        "from experiments.training.run import Run\n"
+        "update = Run.update\n"
         "def update_and_terminate(run, *batch):\n"
         "    update(run, *batch)\n"
         "    if run.step == 3:\n"
         "        os.killpg(0, signal.SIGTERM)\n"
-        "training._Run.update = update_and_terminate\n"
-        "typer.run(training.main)\n"
+        "Run.update = update_and_terminate\n"
+        "typer.run(main)\n"
     )
     command = [
         sys.executable,
