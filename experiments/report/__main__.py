@@ -17,7 +17,9 @@ from experiments.report.write import WRITTEN, write_report
 
 def main(
     grid: Annotated[Path, typer.Option(help="Folder that `python -m experiments.grid` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report; an earlier one is replaced.")] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Folder of the report; an earlier one is replaced.")] = Path(
+        "report"
+    ),
 ) -> None:
     """Write a grid's report: index.html, which needs no other file, with tables and figures beside it."""
     errors = Console(stderr=True, soft_wrap=True)

@@ -12,7 +12,8 @@ from analysis.tables import number
 from experiments.report.illustration import Illustration, Table
 from experiments.report.measured import Measured
 from experiments.report.names import base_labels, variant_label
-from experiments.report.probed import probe_illustrations, probe_tables
+from experiments.report.probe_figures import probe_illustrations
+from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
 from experiments.report.viewer import DECADES, Packed
 from experiments.statistics import REFERENCE, base_fields
 
@@ -41,6 +42,7 @@ def contents(measured: Measured, packed: Packed, command: str) -> tuple[Section,
     return (
         Section("accuracy", "Ablation", tuple(_accuracy(measured))),
         Section("probes", "Decay and contradiction", tuple(_probes(measured))),
+        Section("correlations", "Probes against accuracy", tuple(_correlations(measured))),
         Section("viewer", "Viewer", (_viewer(packed),)),
         Section("provenance", "Provenance", tuple(_provenance(measured, command))),
     )
@@ -52,10 +54,11 @@ def opening(measured: Measured) -> str:
     seeds = cells["seed"].nunique()
     clips = cells["n_test"]
     return (
-        f"Models that differ in one field are trained on the same clips in the same order, judged on held-out clips, "
-        f"and probed before and after. Preset {measured.grid.preset}: {len(cells)} models, {cells['variant'].nunique()} "
-        f"variants, {seeds} seed{'s' * (seeds > 1)}, {_range(clips)} test clips each, {_range(cells['parameters'])} "
-        "parameters. Every number here comes from the tables beside this page; intervals are 95 %."
+        "Models that differ in one field are trained on the same clips in the same order, judged on held-out clips, "
+        f"and probed before and after. Preset {measured.grid.preset}: {len(cells)} models, "
+        f"{cells['variant'].nunique()} variants, {seeds} seed{'s' * (seeds > 1)}, {_range(clips)} test clips each, "
+        f"{_range(cells['parameters'])} parameters. Every number here comes from the tables beside "
+        "this page; intervals are 95 %."
     )
 
 
@@ -101,9 +104,7 @@ def _accuracy(measured: Measured) -> Iterator[Block]:
     rows = measured.accuracy.merge(parameters, on=keys).merge(
         measured.differences, on=keys, how="left", suffixes=("", "_difference")
     )
-    labels = base_labels(rows, fields, measured.grid.cells)
-    for base in dict.fromkeys(labels):
-        chosen = rows[labels == base]
+    for base, chosen in _by_base(rows, measured):
         lines = [_accuracy_line(row) for _, row in chosen.iterrows()]
         clear = (chosen["seed_low"] > 0) | (chosen["seed_high"] < 0)
         head = (
@@ -112,7 +113,7 @@ def _accuracy(measured: Measured) -> Iterator[Block]:
             *("McNemar p", "p, Holm"),
         )
         caption = f"{base}; chance is {percent(chosen['chance'].iloc[0])}"
-        marked = frozenset(np.flatnonzero(clear))
+        marked = frozenset(np.flatnonzero(clear).tolist())
         yield Block(tables=(Table(caption, head, lines, marked),))
 
 
@@ -132,14 +133,48 @@ def _accuracy_line(row: pd.Series) -> list[str]:
 
 
 def _probes(measured: Measured) -> Iterator[Block]:
-    tables = list(probe_tables(measured.probe_summary, measured.grid))
-    drawn = list(probe_illustrations(measured.probe_summary, measured.probe_profiles, measured.grid))
-    for base in dict.fromkeys(base for base, _, _ in tables):
-        yield Block(
-            heading=base,
-            figures=[figure for at, figure in drawn if at == base],
-            tables=[table for at, _, table in tables if at == base],
+    curves = dict(_by_base(measured.probe_profiles, measured))
+    for base, rows in _by_base(measured.probe_summary, measured):
+        figures = probe_illustrations(base, rows, curves[base])
+        yield Block(heading=base, tables=tuple(probe_tables(rows)), figures=tuple(figures))
+
+
+def _by_base(table: pd.DataFrame, measured: Measured) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The label of each base, and its rows of a table."""
+    cells = measured.grid.cells
+    labels = base_labels(table, base_fields(cells), cells)
+    for label in dict.fromkeys(labels):
+        yield label, table[labels == label]
+
+
+def _correlations(measured: Measured) -> Iterator[Block]:
+    table = measured.correlations
+    table = table[(table["scope"] == SCOPE) & (table["direction"] == "mean")]
+    family = int(measured.correlations["family"].iloc[0]) if len(measured.correlations) else 0
+    yield Block(
+        text=(
+            "Does a probe's number, mean over layers and directions, go with accuracy? Spearman's rank correlation "
+            "over models, ranked within each base and seed, with its bootstrap interval. The first p-value permutes "
+            "models of a seed; the second permutes whole variants, and is the one that speaks of variants. Both are corrected "
+            f"by Holm for the {family} correlations of all probes, scopes and directions, which stand in "
+            "tables/correlations.csv. An association over few variants does not say why.",
         )
+    )
+    for task in dict.fromkeys(table["task"]):
+        rows = [
+            [
+                probe_label(row["quantity"]),
+                row["group"],
+                number(row["correlation"]) if np.isfinite(row["correlation"]) else f"none: {row['note']}",
+                _interval(row["low"], row["high"], number),
+                str(row["cells"]),
+                *(p_value(row[name]) for name in ("p_value", "p_holm", "p_variants", "p_variants_holm")),
+            ]
+            for quantity in (name for names in SHOWN.values() for name in names)
+            for _, row in table[(table["task"] == task) & (table["quantity"] == quantity)].iterrows()
+        ]
+        head = ("probe", "models", "correlation", "interval", "n", "p", "Holm", "p, variants", "Holm")
+        yield Block(tables=(Table(f"Probes against accuracy, {task}", head, rows),))
 
 
 def _viewer(packed: Packed) -> Block:
@@ -153,8 +188,8 @@ def _viewer(packed: Packed) -> Block:
             "Where does a token's output come from? Choose an anchor token, in the list, by a tap on it, or with the "
             "arrow keys. Above, the clip's frames, the anchor framed; below each, how much of the anchor's row every "
             "patch is given, and the frame's sum. Scope contribution; frames, rows and columns count from 0.",
-            f"Models of seed {packed.seed}; {part} matrices, one a model, clip and layer; all are in the grid's folder, "
-            f"cells/CELL/rows.npz. Sums are as saved; colours are to within {100 * _step():.0f} % of a weight.",
+            f"Models of seed {packed.seed}; {part} matrices, one a model, clip and layer; all are in the grid's "
+            f"folder, cells/CELL/rows.npz. Sums are as saved; colours are to within {100 * _step():.0f} % of a weight.",
         )
     )
 
@@ -166,10 +201,20 @@ def _step() -> float:
 
 def _provenance(measured: Measured, command: str) -> Iterator[Block]:
     grid = measured.grid
-    rows = [["this page", command], *([name, text] for name, text in _flat(grid.provenance))]
-    yield Block(tables=(Table("Versions, machine and commands", ("what", "value"), rows),))
+    sessions = dict(grid.provenance["sessions"])
+    rows = [["this page", command], ["seeds", ", ".join(map(str, sorted(set(grid.cells["seed"]))))]]
+    caption = "Commands, versions and machine"
+    if sessions:
+        *_, last = sessions.values()
+        rows += [[name, text] for name, text in _flat(last)]
+    if len(sessions) > 1:
+        caption += f", of the last of the {len(sessions)} times that the grid was started or went on"
+    yield Block(tables=(Table(caption, ("what", "value"), rows),))
     times = grid.tables["times"].groupby("stage", sort=False)["seconds"].agg(["sum", "mean", "max"])
-    lines = [[stage, *(number(value) for value in row)] for stage, row in zip(times.index, times.values, strict=True)]
+    lines = [
+        [stage, *(number(value) for value in row)]
+        for stage, row in zip(times.index, times.values, strict=True)
+    ]
     yield Block(tables=(Table("Seconds by stage", ("stage", "all cells", "mean a cell", "longest"), lines),))
     fields = [*base_fields(grid.cells), "variant", "seed"]
     hashes = [

@@ -1,9 +1,13 @@
-"""A figure of the report, and a table of it, with their words."""
+"""A figure and a table of the report with their words, and what its figures share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+WIDTH = 4.6
+"""Inches of a figure: legible on a phone, and two fit beside each other on a page."""
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,11 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: frozenset[int] = frozenset()
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend above all axes, each entry once."""
+    handles = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3)

@@ -37,7 +37,10 @@ def base_labels(table: pd.DataFrame, fields: Sequence[str], cells: pd.DataFrame)
     """
     varying = [field for field in fields if field != "task" and cells[field].nunique(dropna=False) > 1]
     return pd.Series(
-        [", ".join([row["task"], *(_said(field, row[field]) for field in varying)]) for _, row in table.iterrows()],
+        [
+            ", ".join([row["task"], *(_said(field, row[field]) for field in varying)])
+            for _, row in table.iterrows()
+        ],
         index=table.index,
         dtype=object,
     )

@@ -41,9 +41,12 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     drawn = [figure for section in sections for block in section.blocks for figure in block.figures]
     svgs = {
-        figure.name: inline_svg((folder / f"{figure.name}.svg").read_text(encoding="utf-8"), figure.name, figure.alt)
+        figure.name: inline_svg(
+            (folder / f"{figure.name}.svg").read_text(encoding="utf-8"), figure.name, figure.alt
+        )
         for figure in drawn
     }
     return environment.get_template("template.html").render(

@@ -1,4 +1,4 @@
-"""What a grid left in its folder, read back and checked: the report computes from these tables and from nothing else."""
+"""What a grid left in its folder, read back and checked: the report computes from these tables alone."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import pyarrow.parquet
 from pydantic import ValidationError
 
 from analysis.results import ResultError
-from experiments.cell import ROWS, CellConfig
+from experiments.cell import CellConfig
 from experiments.presets import Preset
 from experiments.tables import SCHEMAS
 
@@ -61,6 +61,11 @@ def read_grid(folder: Path) -> SavedGrid:
     except (KeyError, ValidationError) as error:
         raise ResultError(f"{path}: is no grid of this version; name another folder for the grid") from error
     tables = {name: _read_table(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()}
+    provenance = _read_json(folder / "provenance.json")
+    if not isinstance(provenance.get("sessions"), dict):
+        raise ResultError(
+            f"{folder / 'provenance.json'}: has no sessions, so another version wrote it; {AGAIN}"
+        )
     done = set(tables["cells"]["cell"])
     if not done:
         raise ResultError(f"{folder / 'cells.parquet'}: no cell is finished; let the grid run on")
@@ -68,7 +73,7 @@ def read_grid(folder: Path) -> SavedGrid:
         folder=folder,
         preset=preset,
         tables=tables,
-        provenance=_read_json(folder / "provenance.json"),
+        provenance=provenance,
         unfinished=tuple(cell for cell in planned if cell.id not in done),
     )
 
@@ -97,7 +102,11 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
         raise ResultError(f"{path}: has no column {lacking[0]!r}, so another version wrote it; {AGAIN}")
     # A whole number that may be absent stays whole: to numpy it would be a float.
     table = table.select(schema.names).cast(schema)
-    partly = {name: "Int64" for name in schema.names if schema.field(name).type == pa.int64() and table[name].null_count}
+    partly = {
+        name: "Int64"
+        for name in schema.names
+        if schema.field(name).type == pa.int64() and table[name].null_count
+    }
     return table.to_pandas(integer_object_nulls=True).astype(partly)
 
 
@@ -106,7 +115,9 @@ def read_rows(path: Path) -> Mapping[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except Exception as error:  # A damaged archive raises what zipfile, zlib, struct or numpy come upon first.
+    except (
+        Exception
+    ) as error:  # A damaged archive raises what zipfile, zlib, struct or numpy come upon first.
         raise ResultError(
             f"{path}: not the rows of a cell ({error}); delete {path.parent} and run the grid again"
         ) from error

@@ -15,7 +15,7 @@
   const percent = (share) => {
     const number = 100 * share;
     const digits = number >= 9.95 || number === 0 ? 1 : number >= 0.1 ? 2 : 4;
-    return number.toFixed(digits) + " %";
+    return number.toFixed(digits) + "\u00a0%";
   };
   const colours = bytes(data.colours);
   const colour = (level) => `rgb(${colours.subarray(3 * level, 3 * level + 3).join(",")})`;

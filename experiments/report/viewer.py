@@ -15,8 +15,8 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 
-from experiments.report.names import base_labels, variant_label
 from experiments.cell import ROWS
+from experiments.report.names import base_labels, variant_label
 from experiments.report.saved import SavedGrid, read_rows
 from experiments.statistics.tables import base_fields
 
@@ -48,20 +48,20 @@ def pack(grid: SavedGrid, budget: int = BUDGET) -> Packed:
     """
     seed = int(grid.cells["seed"].min())
     cells = grid.cells[grid.cells["seed"] == seed]
-    settings = base_labels(cells, base_fields(grid.cells), grid.cells)
+    settings = list(base_labels(cells, base_fields(grid.cells), grid.cells))
     clips: dict[bytes, dict[str, Any]] = {}
     models: list[dict[str, Any]] = []
     saved = 0
-    for left, (index, cell) in zip(range(len(cells), 0, -1), cells.iterrows(), strict=True):
+    for k, (_, cell) in enumerate(cells.iterrows()):
         path = grid.folder / "cells" / cell["cell"] / ROWS
         arrays = read_rows(path)
         saved += arrays["P"].shape[0] * arrays["P"].shape[1]
-        shown, spent = _matrices(arrays, budget // left, budget)
+        shown, spent = _matrices(arrays, budget // (len(cells) - k), budget)
         budget -= spent
         if shown:
             models.append(
                 {
-                    "setting": settings[index],
+                    "setting": settings[k],
                     "variant": cell["variant"],
                     "name": variant_label(cell["variant"]),
                     "cell": cell["cell"],
@@ -73,17 +73,17 @@ def pack(grid: SavedGrid, budget: int = BUDGET) -> Packed:
                     "directions": [str(name) for name in arrays["directions"]],
                     "clips": [
                         {
-                            "clip": _clip(arrays, k, clips),
-                            "prediction": str(arrays["predictions"][k]),
+                            "clip": _clip(arrays, place, clips),
+                            "prediction": str(arrays["predictions"][place]),
                             "layers": layers,
                         }
-                        for k, layers in shown.items()
+                        for place, layers in shown.items()
                     ],
                 }
             )
     data = {
         "decades": DECADES,
-        "colours": _base64(np.asarray(matplotlib.colormaps["viridis"].colors) * 255),
+        "colours": _base64(matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255),
         "clips": list(clips.values()),
         "models": models,
     }
@@ -108,7 +108,9 @@ def _matrices(
             break
         spent += size
         shown.setdefault(k, {})[str(arrays["layers"][layer])] = entry
-    return {k: dict(sorted(found.items(), key=lambda item: int(item[0]))) for k, found in shown.items()}, spent
+    return {
+        k: dict(sorted(found.items(), key=lambda item: int(item[0]))) for k, found in shown.items()
+    }, spent
 
 
 def pack_rows(matrix: Float[np.ndarray, "L L"], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
