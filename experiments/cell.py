@@ -18,24 +18,36 @@ from typing import Annotated, Any, Literal, Self, final
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from threadpoolctl import threadpool_limits
 
 import vmp
-from experiments.data.held import HeldClips, held_clips
+from experiments.data.clip import ClipDataset
+from experiments.data.held import held_clips
+from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
 from experiments.probing import attention_rows, probe_tables
 from experiments.runs import METRICS, write_atomically, write_text
 from experiments.tables import write_rows
 from experiments.training.config import TrainConfig
-from experiments.training.loop import make_model, train
+from experiments.training.loop import train
+from experiments.training.start import make_model
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig, matched_config
 
 CELL = "cell.json"
+FAILED = "failed.txt"
 ROWS = "rows.npz"
 VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")
 """The models of math.md section 6 in their order; differences are to `REFERENCE`."""
 REFERENCE = "videomamba"
+
+MADE = tuple(task for task in TASKS if task != "video")
+"""The tasks that make their clips."""
+
+HELD_BYTES = 2**30
+"""Clips of a split that take no more are made once and held in memory; more are made whenever they are needed."""
 
 TEST_SEED = 1000
 """Added to a cell's seed for its held-out clips: each seed is judged on clips of its own, all variants on the same."""
@@ -78,12 +90,13 @@ class CellConfig(BaseModel):
     train_clips: Count
     test_clips: Count
     probe_clips: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.task not in MADE:
+            raise ValueError(f"task is {self.task!r}; it must be one of {', '.join(MADE)}")
         self.training()
-        self.model()
         if self.probe_clips > self.test_clips:
             raise ValueError(
                 f"probe_clips is {self.probe_clips}; there are only {self.test_clips} test_clips"
@@ -119,7 +132,7 @@ class CellConfig(BaseModel):
         shape = self.model().to_dict()
         unset = ("name", "variant", "num_classes")
         return TrainConfig(
-            task=self.task,  # type: ignore[arg-type]
+            task=self.task,
             model="vmp_micro",
             variant=self.variant,
             fields={name: value for name, value in shape.items() if name not in unset and value is not None},
@@ -131,15 +144,19 @@ class CellConfig(BaseModel):
             seed=self.seed,
             save_every=max(1, self.steps // 8),
             log_every=max(1, self.steps // 50),
-            workers=0,
+            workers=0 if self._held(self.train_clips) else 2,
         )
 
-    def clips(self, split: Literal["train", "held-out"]) -> HeldClips:
+    def clips(self, split: Literal["train", "held-out"]) -> ClipDataset:
         """The cell's clips to learn from, or to be judged on."""
         seed, size = (
             (self.seed, self.train_clips) if split == "train" else (TEST_SEED + self.seed, self.test_clips)
         )
-        return held_clips(self.task, split, self.frames, self.image_size, seed, size)
+        make = held_clips if self._held(size) else task_dataset
+        return make(self.task, split, self.frames, self.image_size, seed, size)
+
+    def _held(self, size: int) -> bool:
+        return size * self.frames * self.image_size**2 * 3 <= HELD_BYTES
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -157,6 +174,8 @@ def run_cell(config: CellConfig, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _ONE_AT_A_TIME, _locked(folder), _one_thread():
         if not (folder / CELL).exists():
+            for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.partial"), *folder.glob(FAILED)):
+                leftover.unlink()
             _Cell(config, folder).run()
 
 
@@ -177,20 +196,21 @@ class _Cell:
         self.seconds["train"] = metrics[-1]["seconds"]
         loaded = read_checkpoint(weights)
         assert isinstance(loaded.model, vmp.VideoModel)
+        device = PartialState().device  # where it was trained
+        model = loaded.model.to(device)
         with self._timed("judge"):
-            evaluation = evaluate(loaded.model, held_out)
+            evaluation = evaluate(model, held_out)
         with self._timed("probe"):
             torch.manual_seed(config.seed)
-            start = make_model(config.training(), learned)[0].eval()
+            start = make_model(config.training(), learned)[0].to(device).eval()
             shown = [held_out.clip(index) for index in range(config.probe_clips)]
-            before, after = probe_tables(start, shown, False), probe_tables(loaded.model, shown, True)
+            before, after = probe_tables(start, shown, False), probe_tables(model, shown, True)
         judged = evaluation.table()
         with self._timed("rows"):
-            arrays = {
-                "frames": np.stack([held_out.frames(index) for index in range(config.probe_clips)]),
-                "predictions": np.array(judged["prediction"][: config.probe_clips].to_list()),
-                **attention_rows(loaded.model, shown),
-            }
+            arrays = attention_rows(model, shown)
+            viewed = len(arrays["names"])
+            arrays["frames"] = np.stack([held_out.frames(index) for index in range(viewed)])
+            arrays["predictions"] = np.array(judged["prediction"][:viewed].to_list())
         write_atomically(folder / ROWS, lambda temporary: _save_arrays(temporary, arrays))
         self._write("predictions", _predictions(judged, held_out, config))
         self._write("training", metrics)
@@ -199,7 +219,7 @@ class _Cell:
         self._write("times", [{"stage": stage, "seconds": spent} for stage, spent in self.seconds.items()])
         cell = {
             **config.model_dump(),
-            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "chance": 1 / len(held_out.classes),
             "n_test": len(held_out),
             "accuracy": evaluation.accuracy,
@@ -218,7 +238,7 @@ class _Cell:
         self.seconds[stage] = time.monotonic() - began
 
 
-def _predictions(judged: pd.DataFrame, clips: HeldClips, config: CellConfig) -> list[dict[str, Any]]:
+def _predictions(judged: pd.DataFrame, clips: ClipDataset, config: CellConfig) -> list[dict[str, Any]]:
     """The table of predictions with each clip's conditions, and how the read-out reaches its cue."""
     rows = []
     for index, row in enumerate(judged.to_dict("records")):
@@ -261,6 +281,7 @@ def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(threads)

@@ -1,13 +1,12 @@
 """Grids by name, and grids read from a file: base cells, one-field changes to each, and seeds."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.cell import VARIANTS, CellConfig
+from experiments.cell import REFERENCE, VARIANTS, CellConfig
 
 
 @final
@@ -33,13 +32,16 @@ class Block(BaseModel):
         cells = [base]
         for field, values in self.changes.items():
             for value in values:
-                changed = CellConfig(**{**base.model_dump(), field: value})
+                try:
+                    changed = CellConfig.model_validate({**base.model_dump(), field: value})
+                except ValidationError as error:
+                    raise ValueError(explain(error)) from error
                 differing = [
                     name for name in CellConfig.model_fields if getattr(changed, name) != getattr(base, name)
                 ]
                 if differing != [field] or field == "seed":
                     raise ValueError(
-                        f"changes: {field} = {value!r} is no change of one field of the base, its seed apart"
+                        f"{field} = {value!r} is no change of one field of the base; seeds are the grid's own"
                     )
                 cells.append(changed)
         return tuple(cells)
@@ -71,14 +73,35 @@ class Preset(BaseModel):
     def read(cls, path: pathlib.Path) -> Self:
         """The grid of a JSON file. Raises ValueError, in one line, for what cannot be read or is no grid."""
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ValueError(f"{path}: not a grid: " + "; ".join(problems)) from error
+            raise ValueError(f"{path}: not a grid: {explain(error)}") from error
         except OSError as error:
             raise ValueError(f"{path}: the grid cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: not a grid in JSON: {error}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with a configuration, in one line: each field's place and its problem."""
+    said = []
+    for problem in error.errors():
+        place = ".".join(map(str, problem["loc"]))
+        text = "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
+        said.append(": ".join(filter(None, (place, text.removeprefix("Value error, ")))))
+    return "; ".join(said)
+
+
+def choose_preset(name: str | None, path: pathlib.Path | None) -> tuple[str, Preset]:
+    """The name and the grid of the preset `name` ("quick" where None), or of the file at `path`.
+
+    Raises ValueError where both are given, for an unknown name, and as `Preset.read`.
+    """
+    if path is not None:
+        if name is not None:
+            raise ValueError(f"preset {name} and config {path} were both given; one of them is the grid")
+        return "custom", Preset.read(path)
+    if (name := name or "quick") not in PRESETS:
+        raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}")
+    return name, PRESETS[name]
 
 
 _QUICK = CellConfig(
@@ -90,7 +113,7 @@ _QUICK = CellConfig(
     d_model=32,
     depth=2,
     d_state=8,
-    variant="videomamba",
+    variant=REFERENCE,
     class_token="first",
     steps=200,
     batch_size=32,
@@ -99,10 +122,9 @@ _QUICK = CellConfig(
     weight_decay=0.05,
     train_clips=2000,
     test_clips=200,
-    probe_clips=6,
-    seed=0,
+    probe_clips=8,
 )
-_OTHERS = {"variant": tuple(variant for variant in VARIANTS if variant != _QUICK.variant)}
+_OTHERS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
 
 PRESETS: Mapping[str, Preset] = {
     "quick": Preset(blocks=(Block(base=_QUICK, changes=_OTHERS),), seeds=(0, 1, 2)),

@@ -19,10 +19,14 @@ from analysis.results import Curve
 from analysis.weights import Scope, normalise, scoped
 from experiments.data.clip import Clip
 
-MEDIATORS = 8
+# What a cell spends on probes: few mediators, as triples are averaged over layers' clips and then over seeds.
+MEDIATORS = 4
 RESAMPLES = 400
-BOOTSTRAP_SEED = 0
+PROBE_SEED = 0
+
 VIEWED: Scope = "contribution"
+VIEWED_BYTES = 2**26
+"""What the viewer's matrices may take: the clips and layers that are kept follow from it."""
 
 
 @final
@@ -43,12 +47,12 @@ def probe_tables(model: vmp.VideoModel, clips: Sequence[Clip], trained: bool) ->
     samples = [Sample(clip.video, clip.name, clip.label) for clip in clips]
     layers = range(model.config.depth)
     decay = probe_decay(model, samples, layers=layers, scopes=scopes)
-    numbers, curves = measure_decay(decay.sums, layout_record(decay.layout), RESAMPLES, BOOTSTRAP_SEED)
+    numbers, curves = measure_decay(decay.sums, layout_record(decay.layout), RESAMPLES, PROBE_SEED)
     found = probe_contradiction(
-        model, samples, layers=layers, scopes=scopes, mediators=MEDIATORS, seed=BOOTSTRAP_SEED
+        model, samples, layers=layers, scopes=scopes, mediators=MEDIATORS, seed=PROBE_SEED
     )
     others, more = measure_contradiction(
-        found.values, found.layout.length, found.margin, RESAMPLES, BOOTSTRAP_SEED
+        found.values, found.layout.length, found.margin, RESAMPLES, PROBE_SEED
     )
     return ProbeTables(
         probes=[
@@ -71,35 +75,49 @@ def _entries(curve: Curve, trained: bool) -> Iterable[dict[str, Any]]:
 
 
 def attention_rows(model: vmp.VideoModel, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
-    """P of every layer and direction on each clip, scope `contribution`: what share of a token comes from which.
+    """P of layers and directions on clips, scope `contribution`: what share of a token comes from which.
+
+    The first K clips and K' layers, evenly spread from first to last, that fit into `VIEWED_BYTES`: all, in a small
+    model.
 
     Returns:
-        P                (K, layers, directions, L, L), float16; a row whose sum is 0 is 0
-        layers, directions   their names, in the order of P's axes
+        P                (K, K', directions, L, L), float16; a row whose sum is 0 is 0
+        layers, directions   which they are, in the order of P's axes
         names, labels    of the K clips
         class_positions  0-based, empty without a class token
         grid             temporal positions, and patches down and across: the other tokens in their order
     """
+    layout, depth = model.token_layout(), model.config.depth
+    directions = layer_directions(model)
+    one = len(directions) * layout.length**2 * 2
+    layers = np.unique(np.linspace(0, depth - 1, min(depth, max(1, VIEWED_BYTES // one))).round().astype(int))
+    clips = clips[: max(1, VIEWED_BYTES // (one * len(layers)))]
     shares: list[np.ndarray] = []
-    directions: list[str] = []
 
     def keep(capture: Capture | AttentionCapture) -> None:
         matrix = scoped(capture, VIEWED)
         every = slice(0, matrix.length)
-        shares.append(normalise(matrix.weigh(every, every)[0])[0].numpy().astype(np.float16))
-        if capture.direction not in directions:
-            directions.append(capture.direction)
+        shares.append(normalise(matrix.weigh(every, every)[0])[0].cpu().numpy().astype(np.float16))
 
-    with torch.inference_mode(), record(model, sink=keep):
-        model(torch.stack([clip.video for clip in clips]))
-    layout, depth = model.token_layout(), model.config.depth
-    stacked = np.stack(shares, axis=1)
+    device = next(model.parameters()).device
+    with torch.inference_mode(), record(model, layers=layers.tolist(), sink=keep):
+        for clip in clips:
+            model(clip.video[None].to(device))
     return {
-        "P": stacked.reshape(len(clips), depth, len(directions), layout.length, layout.length),
-        "layers": np.arange(depth),
+        "P": np.concatenate(shares).reshape(
+            len(clips), len(layers), len(directions), layout.length, layout.length
+        ),
+        "layers": layers,
         "directions": np.array(directions),
         "names": np.array([clip.name for clip in clips]),
         "labels": np.array([clip.label for clip in clips]),
         "class_positions": np.array(layout.class_positions, np.int64),
         "grid": np.array([layout.frames, *layout.grid]),
     }
+
+
+def layer_directions(model: vmp.VideoModel) -> tuple[str, ...]:
+    """The directions that each layer is captured in, in their order."""
+    if model.config.mixer == "attention":
+        return ("both",)
+    return ("forward", "backward") if model.config.directions == "both" else ("forward",)

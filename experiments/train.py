@@ -9,7 +9,8 @@ are all there is to save.
 CPU it does so with ACCELERATE_USE_CPU=true in the environment and --multi_gpu among the flags; --cpu asks for mpirun.
 
 A run's folder holds config.json, metrics.jsonl, checkpoint.pt until the run is finished, and then
-weights.safetensors.
+weights.safetensors. Where weights are averaged (`ema_decay`), that file is the average, and last_step.safetensors the
+weights of the last step. bad_videos.json names the videos of a list that could not be read.
 """
 
 import json
@@ -27,6 +28,8 @@ from experiments.training.stopping import Stopped
 
 __all__ = ["Stopped", "TrainConfig", "main", "train"]
 
+RECIPES = pathlib.Path(__file__).parent / "recipes"
+
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:
     """`name=value` pairs, values read as JSON where they are JSON and as text otherwise."""
@@ -42,12 +45,23 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
     return parsed
 
 
+def _recipe(name: str) -> pathlib.Path:
+    """The file of a recipe. Raises ValueError for one that there is not."""
+    names = sorted(path.stem for path in RECIPES.glob("*.json"))
+    if name not in names:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(names)}")
+    return RECIPES / f"{name}.json"
+
+
 def main(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of the run; a run in it goes on.")],
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of TrainConfig's fields.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a file of experiments/recipes, such as k400_tiny_f16.")
+    ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="recall, relation, direction, photo-pan, digits-direction, digits-digit or video."),
+        typer.Option(help="recall, ...; or of videos: list, kinetics400, ssv2, ucf101, hmdb51."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, such as vmp_micro.")] = None,
     variant: Annotated[str | None, typer.Option(help="paper, videomamba, mask, ...")] = None,
@@ -55,8 +69,14 @@ def main(
     batch_size: Annotated[int | None, typer.Option(help="Clips in an update, over all processes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, clips and their order.")] = None,
-    train_list: Annotated[str | None, typer.Option(help="Task video: list of `path label` lines.")] = None,
-    root: Annotated[str | None, typer.Option(help="Task video: folder that the list starts from.")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from.")] = None,
+    train_list: Annotated[
+        str | None, typer.Option(help="Of videos: list of `path label` lines, or the data set's own file.")
+    ] = None,
+    root: Annotated[str | None, typer.Option(help="Of videos: folder that the list starts from.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Of videos: file of classes, where the list needs one.")
+    ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any field, as name=value, in JSON.")
@@ -73,11 +93,16 @@ def main(
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "seed": seed,
+            "init": init,
             "train_list": train_list,
             "root": root,
+            "labels": labels,
             "save_every": save_every,
         }
-        chosen = TrainConfig.read(config, {**flags, **_parse_settings(settings or [])})
+        if config is not None and recipe is not None:
+            raise ValueError("--config and --recipe: both are files of fields; give one of them")
+        file = config if recipe is None else _recipe(recipe)
+        chosen = TrainConfig.read(file, {**flags, **_parse_settings(settings or [])})
         weights = train(chosen, out, progress=sys.stderr.isatty())
     except Stopped as stopped:
         console.print(str(stopped), markup=False, highlight=False)

@@ -21,10 +21,11 @@ from experiments.bench.parts import by_part
 from experiments.bench.results import Check, Measured, Row
 from experiments.bench.steps import Show, Step
 from experiments.bench.timing import Call, interleave
+from experiments.data.clip import ClipDataset
 from experiments.runs import RunFolder
 from experiments.training.config import TrainConfig
-from experiments.training.loop import make_model
 from experiments.training.run import Run
+from experiments.training.start import make_model
 from vmp.mixer import MambaMixer
 
 WHOLE, WITHOUT = "whole", "scan left out"
@@ -128,6 +129,7 @@ class ModelBench:
         )
         torch.manual_seed(self.seed)
         model, dataset = make_model(config)
+        assert isinstance(dataset, ClipDataset)  # it makes its clips
         videos, labels = default_collate([dataset[index] for index in range(config.batch_size)])
         case = {"inputs": f"vmp_micro, {tuple(videos.shape)}, {model.token_layout().length} tokens, float32"}
         with TemporaryDirectory() as folder:

@@ -5,20 +5,22 @@ from collections.abc import Generator, Iterator
 from typing import final
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from experiments.data.clip import ClipDataset
+from experiments.data.draws import Draw, Drawn
 from experiments.training.config import TrainConfig
 
 
 @final
-class StepBatches(Sampler[list[int]]):
-    """The clips of each step from `start` on, for one process of several.
+class StepBatches(Sampler[list[Draw]]):
+    """The draws of each step from `start` on, for one process of several.
 
-    The order runs through the dataset in epochs, each shuffled by (seed, epoch) alone; step s takes the
-    places s * batch_size to (s + 1) * batch_size of it, of which process r of w takes every w-th, from the
-    r-th on.
+    The order runs through the dataset in epochs, each shuffled by (seed, epoch) alone. A step has batch_size / repeats
+    draws, n of them: step s takes the places s n to (s + 1) n of the order, of which process r of w takes every w-th,
+    from the r-th on.
     """
 
     def __init__(self, config: TrainConfig, size: int, start: int, rank: int = 0, world: int = 1) -> None:
@@ -27,23 +29,37 @@ class StepBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.config.steps - self.start
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         shuffled: dict[int, list[int]] = {}
+        draws = self.config.batch_size // self.config.repeats
         for step in range(self.start, self.config.steps):
-            first = step * self.config.batch_size
+            first = step * draws
             batch = []
-            for place in range(first + self.rank, first + self.config.batch_size, self.world):
+            for place in range(first + self.rank, first + draws, self.world):
                 epoch, position = divmod(place, self.size)
                 if epoch not in shuffled:
                     shuffled = {epoch - 1: shuffled.get(epoch - 1, []), epoch: self._shuffle(epoch)}
-                batch.append(shuffled[epoch][position])
+                batch.append(Draw(shuffled[epoch][position], epoch))
             yield batch
 
     def _shuffle(self, epoch: int) -> list[int]:
         return np.random.default_rng([self.config.seed, epoch]).permutation(self.size).tolist()
 
 
-def batches_of(loader: DataLoader[tuple[Tensor, int]]) -> Generator[tuple[Tensor, Tensor]]:
+@final
+class SameClips(Dataset[Drawn]):
+    """Draws of a dataset whose clips are the same in every epoch."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+
+    def __getitem__(self, draw: Draw) -> Drawn:
+        index, _ = draw
+        video, label = self.clips[index]
+        return Drawn(video[None], torch.tensor([label]), {})
+
+
+def batches_of(loader: DataLoader[Drawn]) -> Generator[Drawn]:
     """What `loader` yields, until closed: then its workers are gone, whatever happened to the loop over it."""
     iterator = iter(loader)
     try:
@@ -62,6 +78,9 @@ def batches_of(loader: DataLoader[tuple[Tensor, int]]) -> Generator[tuple[Tensor
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    # A terminal interrupts, and a cluster terminates, every process of a run: workers must outlive the step in hand.
+    """Have a worker of a loader ignore that it is asked to stop.
+
+    A terminal interrupts, and a cluster terminates, every process of a run: workers must outlive the step in hand.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

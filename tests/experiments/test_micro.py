@@ -13,8 +13,8 @@ import vmp
 from experiments import micro
 from experiments.data import PhotoPan
 from experiments.evaluate import evaluate
-from experiments.training.loop import make_model
 from experiments.training.run import Run
+from experiments.training.start import make_model
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig
 

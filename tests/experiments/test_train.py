@@ -23,9 +23,9 @@ from experiments.runs import RunFolder, write_text
 from experiments.train import Stopped, TrainConfig, main, train
 from experiments.training import loop
 from experiments.training.batches import StepBatches
-from experiments.training.loop import make_model
 from experiments.training.optimiser import parameter_groups
 from experiments.training.run import Run
+from experiments.training.start import make_model
 from experiments.training.stopping import StopSignal
 
 TINY = {
@@ -133,12 +133,13 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(whole
         "import io, os, pathlib, signal, sys, torch\n"
         "from experiments.train import TrainConfig, train\n"
         "save = torch.save\n"
-        "def save_half_and_die(state, path):\n"
+        "def save_half_and_die(state, file):\n"
         "    if state['step'] < 10:\n"
-        "        return save(state, path)\n"
+        "        return save(state, file)\n"
         "    buffer = io.BytesIO()\n"
         "    save(state, buffer)\n"
-        "    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
+        "    file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
+        "    file.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "torch.save = save_half_and_die\n"
         "train(TrainConfig.read(pathlib.Path(sys.argv[1]), {'workers': 1}), pathlib.Path(sys.argv[2]))\n"
@@ -249,19 +250,23 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 def test_batches_cover_every_epoch_once_and_split_over_processes():
     config = TrainConfig(steps=15, batch_size=4, seed=3)
-    batches = list(StepBatches(config, size=20, start=0))
+    batches = [[draw[0] for draw in batch] for batch in StepBatches(config, size=20, start=0)]
     assert [len(batch) for batch in batches] == [4] * 15
     flat = [index for batch in batches for index in batch]
     epochs = [flat[k : k + 20] for k in (0, 20, 40)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(20))
     assert epochs[0] != epochs[1] != epochs[2]
-    assert list(StepBatches(config, 20, start=6)) == batches[6:]
-    halves = [list(StepBatches(config, 20, 0, rank, 2)) for rank in (0, 1)]
+    assert [[draw[0] for draw in batch] for batch in StepBatches(config, 20, start=6)] == batches[6:]
+    halves = [
+        [[draw[0] for draw in batch] for batch in StepBatches(config, 20, 0, rank, 2)] for rank in (0, 1)
+    ]
     for whole_batch, first, second in zip(batches, *halves, strict=True):
         assert sorted(first + second) == sorted(whole_batch)
         assert len(first) == len(second) == 2
-    odd = [index for batch in StepBatches(config, size=7, start=0) for index in batch]
+    drawn = [draw for batch in StepBatches(config, size=7, start=0) for draw in batch]
+    assert [epoch for _, epoch in drawn] == [place // 7 for place in range(60)]
+    odd = [index for index, _ in drawn]
     assert all(sorted(odd[k : k + 7]) == list(range(7)) for k in range(0, 56, 7))
 
 
@@ -336,7 +341,7 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
         (("--set", "path=3"), "path: Extra inputs are not permitted"),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
-        (("--task", "cats"), "task: Input should be 'recall'"),
+        (("--task", "cats"), "task: there is no task 'cats'; there are recall, "),
         (("--model", "resnet"), "no model 'resnet'"),
         (("--variant", "none"), "no variant 'none'"),
         (("--set", 'fields={"depht": 2}'), "no field depht"),
@@ -404,8 +409,8 @@ def test_no_worker_outlives_a_run_that_fails_even_one_that_a_clip_holds_up(tmp_p
         return make_frames(dataset, index)
 
     first, second = list(StepBatches(CONFIG, CONFIG.steps * CONFIG.batch_size, 0))[:2]
-    slow = second[0]
-    assert slow not in first
+    slow, _ = second[0]
+    assert slow not in [index for index, _ in first]
     monkeypatch.setattr(PhotoPan, "frames", frames_or_sleep)
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     interrupt(monkeypatch, 1, "death")
