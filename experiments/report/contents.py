@@ -1,50 +1,33 @@
 """What stands in each section of the page: headings, sentences, tables and figures, all from what was measured."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from analysis.tables import number
-from experiments.report.illustration import Illustration, Table
+from experiments.cell import ROWS
+from experiments.report.accuracy_figures import accuracy_illustrations
+from experiments.report.correlation_figures import correlation_illustrations
+from experiments.report.illustration import Block, Section, Table
 from experiments.report.measured import Measured
 from experiments.report.names import base_labels, variant_label
+from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
 from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
+from experiments.report.provenance import provenance
 from experiments.report.viewer import DECADES, Packed
 from experiments.statistics import REFERENCE, base_fields
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a section."""
-
-    heading: str = ""
-    text: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    figures: Sequence[Illustration] = ()
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page; ``id`` is what links to it."""
-
-    id: str
-    title: str
-    blocks: Sequence[Block]
 
 
 def contents(measured: Measured, packed: Packed, command: str) -> tuple[Section, ...]:
     """The page's sections, in their order."""
     return (
-        Section("accuracy", "Ablation", tuple(_accuracy(measured))),
+        Section("ablation", "Ablation", tuple(_ablation(measured))),
         Section("probes", "Decay and contradiction", tuple(_probes(measured))),
         Section("correlations", "Probes against accuracy", tuple(_correlations(measured))),
         Section("viewer", "Viewer", (_viewer(packed),)),
-        Section("provenance", "Provenance", tuple(_provenance(measured, command))),
+        Section("provenance", "Provenance", tuple(provenance(measured.grid, command))),
     )
 
 
@@ -81,55 +64,62 @@ def _range(values: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{100 * share:.1f} %"
-
-
-def points(difference: float) -> str:
-    return "-" if np.isnan(difference) else f"{100 * difference:+.1f}"
-
-
-def p_value(p: float) -> str:
-    return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _interval(low: float, high: float, said: Any) -> str:
-    return "-" if np.isnan(low) or np.isnan(high) else f"{said(low)} to {said(high)}"
-
-
-def _accuracy(measured: Measured) -> Iterator[Block]:
-    fields = base_fields(measured.grid.cells)
-    keys = [*fields, "variant"]
-    parameters = measured.grid.cells.groupby(keys, dropna=False)["parameters"].max().reset_index()
-    rows = measured.accuracy.merge(parameters, on=keys).merge(
-        measured.differences, on=keys, how="left", suffixes=("", "_difference")
-    )
-    for base, chosen in _by_base(rows, measured):
-        lines = [_accuracy_line(row) for _, row in chosen.iterrows()]
-        clear = (chosen["seed_low"] > 0) | (chosen["seed_high"] < 0)
-        head = (
-            *("model", "parameters", "accuracy", "interval over seeds", "seeds"),
-            *(f"less {variant_label(REFERENCE)}, points", "bootstrap interval", "interval over seeds"),
-            *("McNemar p", "p, Holm"),
+def _ablation(measured: Measured) -> Iterator[Block]:
+    cells = measured.grid.cells
+    yield Block(
+        text=(
+            f"Accuracy on held-out clips, and its difference to {variant_label(REFERENCE)} of the same base and seed. "
+            "In brackets, Student's interval over seeds; the bootstrap draws seeds and, within, clips, and of three "
+            "seeds is too narrow. McNemar's test is on the clips of all seeds pooled, and speaks of these trained "
+            f"models; Holm corrects for all {len(measured.differences)} of its p-values. Marked: the interval over "
+            "seeds excludes 0.",
         )
-        caption = f"{base}; chance is {percent(chosen['chance'].iloc[0])}"
-        marked = frozenset(np.flatnonzero(clear).tolist())
-        yield Block(tables=(Table(caption, head, lines, marked),))
+    )
+    conditions = dict(_by_base(measured.accuracy_by_condition, measured))
+    differences = dict(_by_base(measured.differences, measured))
+    of_base = dict(_by_base(cells, measured))
+    for base, rows in _by_base(measured.accuracy, measured):
+        less = differences.get(base, measured.differences[:0])
+        by = conditions.get(base, measured.accuracy_by_condition[:0])
+        figures = accuracy_illustrations(base, of_base[base], rows, less, by)
+        yield Block(
+            heading=base,
+            tables=(_accuracy_table(of_base[base], rows, less),),
+            figures=tuple(figures),
+        )
 
 
-def _accuracy_line(row: pd.Series) -> list[str]:
-    return [
-        variant_label(row["variant"]),
-        f"{row['parameters']:,}",
-        percent(row["mean"]),
-        _interval(row["low"], row["high"], percent),
-        str(row["n"]),
-        points(row["difference"]),
-        _interval(row["low_difference"], row["high_difference"], points),
-        _interval(row["seed_low"], row["seed_high"], points),
-        p_value(row["p_value"]),
-        p_value(row["p_holm"]),
-    ]
+def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd.DataFrame) -> Table:
+    parameters = cells.groupby("variant")["parameters"].max()
+    less = {row["variant"]: row for row in differences.to_dict("records")}
+    lines, marked = [], set()
+    for k, row in enumerate(accuracy.to_dict("records")):
+        line = [
+            variant_label(row["variant"]),
+            f"{parameters[row['variant']]:,}",
+            f"{percent(row['mean'])}\n({interval(row['low'], row['high'], percent)})",
+            str(row["n"]),
+        ]
+        other = less.get(row["variant"])
+        if other is None:
+            lines.append([*line, "-", "-", "-", "-"])
+            continue
+        if other["seed_low"] > 0 or other["seed_high"] < 0:
+            marked.add(k)
+        lines.append(
+            [
+                *line,
+                f"{points(other['difference'])}\n({interval(other['seed_low'], other['seed_high'], points)})",
+                interval(other["low"], other["high"], points),
+                p_value(other["p_value"]),
+                p_value(other["p_holm"]),
+            ]
+        )
+    head = (
+        *("model", "parameters", "accuracy", "seeds", f"less {variant_label(REFERENCE)}, points"),
+        *("bootstrap", "McNemar p", "Holm"),
+    )
+    return Table(f"Chance is {percent(accuracy['chance'].iloc[0])}", head, lines, frozenset(marked))
 
 
 def _probes(measured: Measured) -> Iterator[Block]:
@@ -155,18 +145,19 @@ def _correlations(measured: Measured) -> Iterator[Block]:
         text=(
             "Does a probe's number, mean over layers and directions, go with accuracy? Spearman's rank correlation "
             "over models, ranked within each base and seed, with its bootstrap interval. The first p-value permutes "
-            "models of a seed; the second permutes whole variants, and is the one that speaks of variants. Both are corrected "
-            f"by Holm for the {family} correlations of all probes, scopes and directions, which stand in "
+            "models of a seed; the second permutes whole variants, and is the one that speaks of variants. Both are "
+            f"corrected by Holm for the {family} correlations of all probes, scopes and directions, which stand in "
             "tables/correlations.csv. An association over few variants does not say why.",
         )
     )
+    drawn = list(correlation_illustrations(measured.grid.cells, measured.grid.tables["probes"]))
     for task in dict.fromkeys(table["task"]):
         rows = [
             [
                 probe_label(row["quantity"]),
                 row["group"],
                 number(row["correlation"]) if np.isfinite(row["correlation"]) else f"none: {row['note']}",
-                _interval(row["low"], row["high"], number),
+                interval(row["low"], row["high"], number),
                 str(row["cells"]),
                 *(p_value(row[name]) for name in ("p_value", "p_holm", "p_variants", "p_variants_holm")),
             ]
@@ -174,22 +165,25 @@ def _correlations(measured: Measured) -> Iterator[Block]:
             for _, row in table[(table["task"] == task) & (table["quantity"] == quantity)].iterrows()
         ]
         head = ("probe", "models", "correlation", "interval", "n", "p", "Holm", "p, variants", "Holm")
-        yield Block(tables=(Table(f"Probes against accuracy, {task}", head, rows),))
+        figures = tuple(figure for at, figure in drawn if at == task)
+        yield Block(
+            heading=task, tables=(Table(f"Correlation with accuracy, {task}", head, rows),), figures=figures
+        )
 
 
 def _viewer(packed: Packed) -> Block:
     part = (
-        f"{packed.shown} of {packed.saved}, as many as fit in this page"
+        f"Of {packed.saved} matrices, one a model, clip and layer, this page holds {packed.shown}, as many as fit"
         if packed.shown < packed.saved
-        else f"all {packed.saved}"
+        else f"{packed.saved} matrices, one a model, clip and layer"
     )
     return Block(
         text=(
             "Where does a token's output come from? Choose an anchor token, in the list, by a tap on it, or with the "
             "arrow keys. Above, the clip's frames, the anchor framed; below each, how much of the anchor's row every "
             "patch is given, and the frame's sum. Scope contribution; frames, rows and columns count from 0.",
-            f"Models of seed {packed.seed}; {part} matrices, one a model, clip and layer; all are in the grid's "
-            f"folder, cells/CELL/rows.npz. Sums are as saved; colours are to within {100 * _step():.0f} % of a weight.",
+            f"Models of seed {packed.seed}. {part}; all are in the grid's folder, cells/CELL/{ROWS}. Sums are as "
+            f"saved; colours are to within {100 * _step():.0f} % of a weight.",
         )
     )
 
@@ -197,39 +191,3 @@ def _viewer(packed: Packed) -> Block:
 def _step() -> float:
     """The largest relative error of a packed weight: half a step of its logarithm."""
     return 10 ** (DECADES / 254 / 2) - 1
-
-
-def _provenance(measured: Measured, command: str) -> Iterator[Block]:
-    grid = measured.grid
-    sessions = dict(grid.provenance["sessions"])
-    rows = [["this page", command], ["seeds", ", ".join(map(str, sorted(set(grid.cells["seed"]))))]]
-    caption = "Commands, versions and machine"
-    if sessions:
-        *_, last = sessions.values()
-        rows += [[name, text] for name, text in _flat(last)]
-    if len(sessions) > 1:
-        caption += f", of the last of the {len(sessions)} times that the grid was started or went on"
-    yield Block(tables=(Table(caption, ("what", "value"), rows),))
-    times = grid.tables["times"].groupby("stage", sort=False)["seconds"].agg(["sum", "mean", "max"])
-    lines = [
-        [stage, *(number(value) for value in row)]
-        for stage, row in zip(times.index, times.values, strict=True)
-    ]
-    yield Block(tables=(Table("Seconds by stage", ("stage", "all cells", "mean a cell", "longest"), lines),))
-    fields = [*base_fields(grid.cells), "variant", "seed"]
-    hashes = [
-        [row["cell"], *(str(row[field]) for field in fields), percent(row["accuracy"]), row["weights_sha256"]]
-        for _, row in grid.cells.iterrows()
-    ]
-    head = ("cell", *(field.replace("_", " ") for field in fields), "accuracy", "SHA-256 of the weights")
-    yield Block(tables=(Table("Every model", head, hashes),))
-
-
-def _flat(fields: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of nested fields, each as text."""
-    for name, value in fields.items():
-        said = f"{before}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{said}, ")
-        else:
-            yield said, value if isinstance(value, str) else json.dumps(value)

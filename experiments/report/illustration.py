@@ -1,4 +1,4 @@
-"""A figure and a table of the report with their words, and what its figures share."""
+"""Parts of the page: figures and tables with their words, blocks and sections of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,9 +39,35 @@ class Table:
     marked: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of a section."""
+
+    heading: str = ""
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Illustration] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page; ``id`` is what links to it."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block]
+
+
 def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend above all axes, each entry once."""
     handles = {
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=3,
+        columnspacing=1.0,
+        handletextpad=0.4,
+    )

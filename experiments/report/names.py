@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,17 @@ VARIANTS: Mapping[str, str] = {
     "attention": "self-attention",
 }
 """In the order of every table and figure."""
+
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "mamba": {"color": "#000000", "marker": "D"},
+    "videomamba": {"color": "#555555", "marker": "s"},
+    "mask": {"color": "#56B4E9", "marker": "v"},
+    "residual_initial": {"color": "#009E73", "marker": "^"},
+    "residual_elemental": {"color": "#CC79A7", "marker": "P"},
+    "paper": {"color": "#D55E00", "marker": "o"},
+    "attention": {"color": "#0072B2", "marker": "X"},
+}
+"""How each variant is drawn: told apart by marker as well as by colour."""
 
 _SAID: Mapping[str, str] = {
     "frames": "{} frames",

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from experiments.cell import ROWS
-from experiments.report.contents import Section
+from experiments.report.illustration import Section
 from experiments.report.svg import inline_svg
 from experiments.report.viewer import Packed
 
@@ -45,9 +45,9 @@ def render(
     drawn = [figure for section in sections for block in section.blocks for figure in block.figures]
     svgs = {
         figure.name: inline_svg(
-            (folder / f"{figure.name}.svg").read_text(encoding="utf-8"), figure.name, figure.alt
+            (folder / f"{figure.name}.svg").read_text(encoding="utf-8"), f"f{k}", figure.alt
         )
-        for figure in drawn
+        for k, figure in enumerate(drawn)
     }
     return environment.get_template("template.html").render(
         opening=opening,

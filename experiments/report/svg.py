@@ -10,12 +10,13 @@ DROPPED = (f"{{{SVG}}}metadata", f"{{{SVG}}}style")
 ET.register_namespace("", SVG)
 
 
-def inline_svg(source: str, name: str, alt: str) -> str:
+def inline_svg(source: str, prefix: str, alt: str) -> str:
     """An <svg> element for HTML.
 
     Args:
         source: an SVG file's text.
-        name: what every id in it begins with, as matplotlib gives the same ids in every figure.
+        prefix: what every id in it begins with, as matplotlib gives the same ids in every figure. It stands at every
+            letter of the figure, so a short one saves much of a page.
         alt: what the figure shows, in words.
     """
     root = ET.fromstring(source)
@@ -23,19 +24,20 @@ def inline_svg(source: str, name: str, alt: str) -> str:
     for parent in root.iter():
         for child in [child for child in parent if child.tag in DROPPED]:
             parent.remove(child)
+        parent.text = parent.tail = None  # Of shapes, so nothing but line breaks.
         identity = parent.attrib.pop("id", None)
         if identity in referred:
-            parent.set("id", f"{name}-{identity}")
+            parent.set("id", f"{prefix}-{identity}")
         link = parent.attrib.pop(f"{{{XLINK}}}href", None)
         if link is not None:
-            parent.set("href", f"#{name}-{link[1:]}" if link.startswith("#") else link)
+            parent.set("href", f"#{prefix}-{link[1:]}" if link.startswith("#") else link)
         for key, value in parent.attrib.items():
-            parent.set(key, re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", value))
+            parent.set(key, re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", value))
     for size in ("width", "height"):
         root.attrib.pop(size, None)
     root.set("role", "img")
-    root.set("aria-labelledby", f"{name}-alt")
-    title = ET.Element(f"{{{SVG}}}title", {"id": f"{name}-alt"})
+    root.set("aria-labelledby", f"{prefix}-alt")
+    title = ET.Element(f"{{{SVG}}}title", {"id": f"{prefix}-alt"})
     title.text = alt
     root.insert(0, title)
     return ET.tostring(root, encoding="unicode")

@@ -21,7 +21,7 @@ from experiments.report.saved import SavedGrid, read_rows
 from experiments.statistics.tables import base_fields
 
 DECADES = 4
-BUDGET = 4_500_000
+BUDGET = 4_000_000
 """Characters of packed rows in the page."""
 
 

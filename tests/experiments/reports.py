@@ -37,12 +37,6 @@ def report(tiny_grid, tmp_path_factory) -> pathlib.Path:
         if not (home / "report").exists():
             shutil.copytree(tiny_grid / "cells", home / "grid" / "cells", dirs_exist_ok=True)
             run_grid(GRID, home / "grid")
-            import json  # TEMPORARY
-
-            (home / "grid/grid.json").write_text(
-                json.dumps({"preset": "x", "config": GRID.model_dump(mode="json")})
-            )
-            (home / "grid/provenance.json").write_text(json.dumps({"sessions": {}}))
             done = run_report("--grid", home / "grid", "--out", home / "report")
             assert done.returncode == 0, done.stderr
             assert done.stdout == f"report written; open {home / 'report'}/index.html\n"
