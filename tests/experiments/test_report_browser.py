@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.experiments.grids import tiny_grid  # noqa: F401
-from tests.experiments.reports import report  # noqa: F401
 from tests.skips import BROWSER, needs_browser
 
 pytestmark = needs_browser
@@ -27,7 +25,7 @@ def browser():
 
 
 @pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
-def page(request, browser, report):  # noqa: F811
+def page(request, browser, report):
     """The page; fails where the browser complains of it or where it asks for anything but itself."""
     context = browser.new_context(viewport=request.param, has_touch=request.param is PHONE)
     page = context.new_page()
@@ -94,7 +92,7 @@ def agrees(page, sums):
         assert float(digits[1]) == pytest.approx(100 * share, abs=0.5 * 10.0 ** -len(digits[2]) + 100 / 65535)
 
 
-def test_the_viewer_shows_the_saved_rows_whatever_is_chosen(page, report):  # noqa: F811
+def test_the_viewer_shows_the_saved_rows_whatever_is_chosen(page, report):
     seen = set()
     for setting in options(page, "setting"):
         choose(page, setting=setting)
@@ -117,7 +115,7 @@ def test_the_viewer_shows_the_saved_rows_whatever_is_chosen(page, report):  # no
     assert {layer for _, layer, _ in seen} == {"0", "1"}
 
 
-def test_the_anchor_moves_by_keys_and_by_touch(page, report):  # noqa: F811
+def test_the_anchor_moves_by_keys_and_by_touch(page, report):
     anchor = page.locator("#viewer-anchor")
     frames = page.locator("#viewer-frames")
     assert anchor.locator("option:checked").inner_text() == "class token"
@@ -148,7 +146,7 @@ def test_the_anchor_moves_by_keys_and_by_touch(page, report):  # noqa: F811
     assert anchor.locator("option:checked").inner_text() == "class token"
 
 
-def test_the_anchors_weights_are_drawn_in_the_colours_of_the_legend(page, report):  # noqa: F811
+def test_the_anchors_weights_are_drawn_in_the_colours_of_the_legend(page, report):
     """The brightest patch of the canvases is the row's largest weight, in the last colour of the legend."""
     page.locator("#viewer-anchor").select_option(value="6")
     rows, _ = rows_of(report, page)
@@ -173,7 +171,7 @@ def test_nothing_is_wider_than_the_window(page):
         assert box["x"] + box["width"] <= window
 
 
-def test_every_figure_has_a_name_and_ids_are_unique(page, report):  # noqa: F811
+def test_every_figure_has_a_name_and_ids_are_unique(page, report):
     figures = page.get_by_role("img").all()
     drawn = page.locator("figure > svg").all()
     assert len(drawn) == len(list((report / "figures").glob("*.svg"))) > 5
@@ -193,7 +191,7 @@ def test_every_figure_has_a_name_and_ids_are_unique(page, report):  # noqa: F811
     assert broken == 0
 
 
-def test_it_prints(page, report):  # noqa: F811
+def test_it_prints(page, report):
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF-")
     sections = page.locator("section").count()

@@ -1,0 +1,268 @@
+"""The report's folder, read as its readers would, and what it refuses."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.report import __main__ as command
+from experiments.report.saved import read_grid
+from experiments.report.write import WRITTEN
+from experiments.tables import SCHEMAS
+from tests.experiments.reports import GRID
+
+
+class Page(HTMLParser):
+    """Words outside of scripts, styles and drawings; what is loaded; and tables by caption, as rows of cells."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.loads, self.words, self.tables = [], [], {}
+        self._inside, self._caption = [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.loads += [given[key] for key in ("src", "href", "srcset", "data") if given.get(key)]
+        if tag in ("style", "script", "svg", "caption", "td", "th"):
+            self._inside.append(tag)
+        if tag == "caption":
+            self._caption = ""
+        if tag == "tr":
+            self.tables[self._caption].append([])
+        if tag in ("td", "th"):
+            self.tables[self._caption][-1].append("")
+
+    def handle_endtag(self, tag):
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+        if tag == "caption":
+            # Several bases have tables of one caption: the later ones get a number.
+            while self._caption in self.tables:
+                self._caption += "'"
+            self.tables[self._caption] = []
+
+    def handle_data(self, data):
+        where = self._inside[-1] if self._inside else ""
+        if where in ("style", "script", "svg"):
+            return
+        self.words.append(data)
+        if where == "caption":
+            self._caption += data.replace("\N{NO-BREAK SPACE}", " ")
+        if where in ("td", "th"):
+            self.tables[self._caption][-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report / "index.html").read_text(encoding="utf-8"))
+
+
+def table(report, name):
+    return pd.read_parquet(report / "tables" / f"{name}.parquet")
+
+
+def test_the_folder_holds_the_page_figures_and_tables_twice(report):
+    assert {path.name for path in report.iterdir()} == WRITTEN
+    figures = {path.name for path in (report / "figures").iterdir()}
+    assert figures == {f"{name.rpartition('.')[0]}.{kind}" for name in figures for kind in ("png", "svg")}
+    names = {path.stem for path in (report / "tables").iterdir()}
+    assert set(SCHEMAS) < names
+    for name in names:
+        whole = table(report, name)
+        text = pd.read_csv(report / "tables" / f"{name}.csv", keep_default_na=False)
+        assert list(text) == list(whole)
+        assert len(text) == len(whole)
+    for name in SCHEMAS:
+        saved = pd.read_parquet(report.with_name("grid") / f"{name}.parquet")
+        pd.testing.assert_frame_equal(table(report, name), saved, check_dtype=False)
+
+
+def test_the_page_loads_nothing_and_shows_no_raw_gap(page):
+    assert all(target.startswith(("#", "data:,")) for target in page.loads)
+    assert not re.search(r"\b(nan|None|NaT|inf|Undefined)\b", page.text)
+
+
+def test_the_ablation_table_has_the_numbers_of_the_cells(report, page):
+    cells = [
+        json.loads(path.read_text()) for path in (report.with_name("grid") / "cells").glob("*/cell.json")
+    ]
+    chosen = {
+        variant: {
+            cell["seed"]: cell
+            for cell in cells
+            if (cell["class_token"], cell["variant"]) == ("first", variant)
+        }
+        for variant in ("videomamba", "attention")
+    }
+    head, reference, attention = page.tables["Chance is 16.7 %"]
+    assert head[:4] == ["model", "parameters", "accuracy", "seeds"]
+    for row, seeds in ((reference, chosen["videomamba"]), (attention, chosen["attention"])):
+        mean = np.mean([cell["accuracy"] for cell in seeds.values()])
+        assert row[2].startswith(f"{100 * mean:.1f} %\n(")
+        assert row[1] == f"{seeds[0]['parameters']:,}"
+        assert row[3] == str(len(seeds))
+    assert reference[0] == "VideoMamba"
+    assert reference[4:] == ["-"] * 4
+    less = [chosen["attention"][seed]["accuracy"] - chosen["videomamba"][seed]["accuracy"] for seed in (0, 1)]
+    assert attention[4].startswith(f"{100 * np.mean(less):+.1f}\n(")
+
+
+def test_the_probes_table_has_the_means_of_the_probes(report, page):
+    """Of VideoMamba with a class token: seeds, of directions, of layers, from the rows of the probes."""
+    probes = table(report, "probes").merge(table(report, "cells"), on="cell")
+    probes = probes[(probes["scope"] == "contribution") & (probes["quantity"] == "block_rank")]
+    head, *rows = page.tables["Contradiction"]
+    column = head.index("effective block rank")
+    for name, variant in (("VideoMamba", "videomamba"), ("self-attention", "attention")):
+        (row,) = [row for row in rows if row[0] == name]
+        of_model = probes[(probes["variant"] == variant) & (probes["class_token"] == "first")]
+        for line, trained in zip(row[column].split("\n"), (True, False), strict=True):
+            by_seed = of_model[of_model["trained"] == trained].groupby(["seed", "direction"])["value"].mean()
+            shown = float(re.match(r"(?:before )?(\S+)", line)[1])
+            assert shown == pytest.approx(by_seed.groupby("seed").mean().mean(), abs=0.006)
+
+
+def test_every_model_and_its_weights_are_named(report, page):
+    cells = table(report, "cells").set_index("cell")
+    _, *rows = page.tables["Every model"]
+    assert {row[0] for row in rows} == set(cells.index)
+    for row in rows:
+        assert row[-1] == cells.loc[row[0], "weights_sha256"][:16]
+    assert "python -m experiments.report --grid" in page.text
+
+
+def copied(report, tmp_path):
+    return shutil.copytree(report.with_name("grid"), tmp_path / "grid")
+
+
+def run(*arguments):
+    """Run the command in this process; return its exit code."""
+    import typer
+
+    app = typer.Typer()
+    app.command()(command.main)
+    try:
+        app([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def break_nothing(grid):
+    shutil.rmtree(grid)
+
+
+def break_grid(grid):
+    (grid / "grid.json").write_text('{"preset": "quick"}')
+
+
+def break_missing(grid):
+    (grid / "probes.parquet").unlink()
+
+
+def break_corrupt(grid):
+    path = grid / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def break_version(grid):
+    frame = pd.read_parquet(grid / "profiles.parquet")
+    frame.rename(columns={"scope": "view"}).to_parquet(grid / "profiles.parquet")
+
+
+def break_empty(grid):
+    frame = pd.read_parquet(grid / "cells.parquet")
+    frame[:0].to_parquet(grid / "cells.parquet")
+
+
+def break_provenance(grid):
+    (grid / "provenance.json").write_text("{")
+
+
+def break_rows(grid):
+    for path in (grid / "cells").glob("*/rows.npz"):
+        path.write_bytes(path.read_bytes()[:200])
+
+
+def break_arrays(grid):
+    for path in (grid / "cells").glob("*/rows.npz"):
+        np.savez(path, P=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (break_nothing, "grid: holds no grid (no grid.json); make one: python -m experiments.grid"),
+        (break_grid, "grid.json: is no grid of this version"),
+        (break_missing, "probes.parquet: is missing; run the grid again"),
+        (break_corrupt, "predictions.parquet: not a parquet table"),
+        (break_version, "profiles.parquet: has no column 'scope', so another version wrote it"),
+        (break_empty, "cells.parquet: no cell is finished"),
+        (break_provenance, "provenance.json: not JSON"),
+        (break_rows, "rows.npz: not the rows of a cell"),
+        (break_arrays, "rows.npz: has no array 'frames', so another version wrote it"),
+    ],
+)
+def test_a_grid_that_cannot_be_read_is_told_in_one_line_and_nothing_is_lost(
+    damage,
+    said,
+    report,
+    tmp_path,
+    capsys,
+):
+    grid = copied(report, tmp_path)
+    damage(grid)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("the last report")
+    assert run("--grid", grid, "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {grid}")
+    assert said in told
+    assert told.count("\n") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"grid", "out"}
+
+
+def test_a_strangers_folder_is_not_replaced(report, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("")
+    assert run("--grid", report.with_name("grid"), "--out", tmp_path) == 2
+    assert "holds 'thesis.tex', which no earlier run wrote" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_leaves_the_last_report(report, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "figures/accuracy.png")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("the last report")
+    assert run("--grid", report.with_name("grid"), "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err == "error: figures/accuracy.png: No space left on device\n"
+    assert (tmp_path / "out" / "index.html").read_text() == "the last report"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_incomplete_grid_is_said_to_be_so(report, tmp_path, capsys):
+    """One cell's rows are taken out of all tables, as where a grid was stopped."""
+    grid = copied(report, tmp_path)
+    gone = GRID.cells()[1]
+    for name in SCHEMAS:
+        frame = pd.read_parquet(grid / f"{name}.parquet")
+        frame[frame["cell"] != gone.id].to_parquet(grid / f"{name}.parquet")
+    assert run("--grid", grid, "--out", tmp_path / "report") == 0, capsys.readouterr().err
+    text = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8")).text
+    total = len(GRID.cells())
+    assert f"Incomplete: {total - 1} of {total} models are finished." in text
+    assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in text
+    assert read_grid(grid).unfinished == (gone,)
