@@ -113,7 +113,8 @@ def write_table(table: pd.DataFrame, path: pathlib.Path) -> None:
 def main(
     ckpt: Annotated[pathlib.Path, typer.Option(help="Checkpoint of a video model with a head.")],
     task: Annotated[
-        str, typer.Option(help="photo-pan, digits-direction, digits-digit or video.")
+        str,
+        typer.Option(help="recall, relation, direction, photo-pan, digits-direction, digits-digit or video."),
     ] = "photo-pan",
     clips: Annotated[int, typer.Option(help="Number of clips, of tasks that make them.")] = 960,
     seed: Annotated[int, typer.Option(help="Of the clips, of tasks that make them.")] = 0,

@@ -84,7 +84,7 @@ class ModelConfig:
     d_model, depth      width M of the residual stream, and the number of blocks
     d_state             N, states a channel
     d_conv              width of the causal convolution, in tokens
-    expand              D = expand * M channels in the scan
+    expand, inner_width D, the channels of the scan, is inner_width, or expand * M where that is None
     dt_rank             rank of the projection that makes delta; None for ceil(M / 16)
     num_heads, attention_width   of the self-attention mixer; width None for M
     directions          "forward", or "both": a second scan from the last token to the first
@@ -118,6 +118,7 @@ class ModelConfig:
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
+    inner_width: int | None = None
     dt_rank: int | None = None
     num_heads: int = 0
     attention_width: int | None = None
@@ -150,9 +151,9 @@ class ModelConfig:
         _check_values(self.to_dict())
         for name in _POSITIVE:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        _require(
-            self.dt_rank is None or self.dt_rank >= 1, f"dt_rank is {self.dt_rank}; at least 1 is needed"
-        )
+        for name in ("dt_rank", "inner_width"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}; at least 1 is needed")
         _require(0 <= self.drop_path < 1, f"drop_path is {self.drop_path}; it must be in [0, 1)")
         _require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
         _require(self.num_classes >= 0, f"num_classes is {self.num_classes}; it must be 0 (no head) or more")
@@ -216,7 +217,7 @@ class ModelConfig:
     @property
     def d_inner(self) -> int:
         """D, the channels of the scan."""
-        return self.expand * self.d_model
+        return self.expand * self.d_model if self.inner_width is None else self.inner_width
 
     @property
     def delta_rank(self) -> int:
@@ -382,13 +383,33 @@ def named_config(name: str, variant: str | None = None, **fields: Any) -> ModelC
     return ModelConfig.from_dict(merged)
 
 
+def matched_config(name: str, variant: str, **fields: Any) -> ModelConfig:
+    """The configuration of a variant that has as many parameters as `videomamba` of the same name and fields.
+
+    What is matched is the mixer; all else is the same in every variant. Self-attention is as wide as `named_config`
+    makes it. Forward-only Mamba and `released`, which lack all or most of the backward direction, get the number of
+    channels at which they come nearest (`inner_width`), and the rest keep D = expand * M: `paper` has D numbers less a
+    block, the backward direct path's, which is less than half of what a channel costs. From M = 16 on, at N = 16, each
+    is within 2 % of `videomamba`.
+
+    Arguments are `named_config`'s, and so are the errors; a field that is given is kept. Source: ours.
+    """
+    config = named_config(name, variant, **fields)
+    if config.mixer == "attention" or "inner_width" in fields:
+        return config
+    reference = named_config(name, "videomamba", **fields)
+    one, two = (_mixer_parameters(dataclasses.replace(config, inner_width=width)) for width in (1, 2))
+    nearest = 1 + round((_mixer_parameters(reference) - one) / (two - one))
+    return config if nearest == config.d_inner else dataclasses.replace(config, inner_width=nearest)
+
+
 def attention_control(config: ModelConfig) -> ModelConfig:
     """The self-attention model of a configuration's size: same depth, width, tokens and directions.
 
     Heads and width of its mixer are those that `named_config` gives, so that its parameters match.
     """
     directions = config.directions
-    plain = ModelConfig.from_dict({**config.to_dict(), **VARIANTS["videomamba"]})
+    plain = ModelConfig.from_dict({**config.to_dict(), "inner_width": None, **VARIANTS["videomamba"]})
     heads = max(2, config.d_model // 64)
     return ModelConfig.from_dict(
         {
@@ -411,11 +432,19 @@ def variant_switches(variant: str) -> Mapping[str, Any]:
 
 def _matched_width(config: ModelConfig) -> int:
     """The width at which self-attention's four projections hold as many numbers as the Mamba mixer."""
-    width, inner, rank = config.d_model, config.d_inner, config.delta_rank
-    # In each direction: convolution with bias, x_proj, dt_proj with bias, A_log, D.
-    direction = inner * (config.d_conv + 1 + rank + 2 * config.d_state + rank + 1 + config.d_state + 1)
-    total = 3 * inner * width + 2 * direction
-    return round(total / (4 * width * config.num_heads)) * config.num_heads
+    return round(_mixer_parameters(config) / (4 * config.d_model * config.num_heads)) * config.num_heads
+
+
+def _mixer_parameters(config: ModelConfig) -> int:
+    """How many numbers a Mamba mixer learns, its layer scale apart."""
+    width, inner, rank, states = config.d_model, config.d_inner, config.delta_rank, config.d_state
+    # Convolution, x_proj, dt_proj with bias.
+    projections = inner * (config.d_conv + config.conv_bias + rank + 2 * states + rank + 1)
+    both = config.directions == "both"
+    total = 3 * inner * width + config.projection_bias * (2 * inner + width)
+    total += projections * (2 if config.separate_backward else 1)
+    total += inner * states * (2 if both else 1)
+    return total + inner * (2 if config.separate_backward and config.backward_skip else 1)
 
 
 def _check_values(data: Mapping[str, Any]) -> None:

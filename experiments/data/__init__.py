@@ -1,7 +1,7 @@
 """Real clips for training and for probes: moving digits, pans over photographs, video files.
 
-The three functions below are the entry points of the group `analysis.clips`. Each is called with the same
-arguments and yields `Clip`s; the two that make clips give them from the held-out split, that no model here
+The functions below are the entry points of the group `analysis.clips`. Each is called with the same
+arguments and yields `Clip`s; those that make clips give them from the held-out split, that no model here
 was trained on.
 """
 
@@ -11,22 +11,32 @@ from collections.abc import Iterator, Sequence
 from analysis.inputs import denormalise
 from experiments.data.clip import Clip, ClipDataset, normalise
 from experiments.data.digits import Digits
+from experiments.data.direction import Direction
+from experiments.data.lists import Sample, read_list
 from experiments.data.photo_pan import PhotoPan
-from experiments.data.video import Sample, VideoFiles, read_clip, read_list
+from experiments.data.recall import Recall
+from experiments.data.relation import Relation
+from experiments.data.video import VideoFiles, read_clip
 
 __all__ = [
     "Clip",
     "ClipDataset",
     "Digits",
+    "Direction",
     "PhotoPan",
+    "Recall",
+    "Relation",
     "Sample",
     "VideoFiles",
     "denormalise",
     "digits_clips",
+    "direction_clips",
     "normalise",
     "photo_pan_clips",
     "read_clip",
     "read_list",
+    "recall_clips",
+    "relation_clips",
     "video_clips",
 ]
 
@@ -51,6 +61,39 @@ def digits_clips(
 ) -> Iterator[Clip]:
     """`count` clips of Digits' held-out samples by direction, as `Digits`; `paths` is not used."""
     return _clips(Digits("held-out", "direction", num_frames, image_size, seed, count))
+
+
+def recall_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """`count` clips of Recall's held-out samples, as `Recall`; `paths` is not used."""
+    return _clips(Recall("held-out", num_frames, image_size, seed, count))
+
+
+def relation_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """`count` clips of Relation's held-out samples, as `Relation`; `paths` is not used."""
+    return _clips(Relation("held-out", num_frames, image_size, seed, count))
+
+
+def direction_clips(
+    num_frames: int = 8,
+    image_size: int = 64,
+    count: int = 8,
+    seed: int = 0,
+    paths: Sequence[str | pathlib.Path] = (),
+) -> Iterator[Clip]:
+    """`count` clips of Direction's held-out samples and photographs, as `Direction`; `paths` is not used."""
+    return _clips(Direction("held-out", num_frames, image_size, seed, count))
 
 
 def video_clips(

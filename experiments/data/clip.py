@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 
 from analysis.inputs import MEAN, STD
 
+_SCALE = 255 * torch.tensor(STD)[:, None, None, None]
+_SHIFT = (torch.tensor(MEAN) / torch.tensor(STD))[:, None, None, None]
+
 
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,10 +28,7 @@ class Clip:
 
 def normalise(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[Tensor, "3 T H W"]:
     """RGB frames as the models take them: (frames / 255 - MEAN) / STD by channel, float32, channels first."""
-    scale = 255 * torch.tensor(STD)
-    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).float()
-    shift = torch.tensor(MEAN) / torch.tensor(STD)
-    return (pixels / scale[:, None, None, None] - shift[:, None, None, None]).contiguous()
+    return (torch.from_numpy(frames).permute(3, 0, 1, 2).float() / _SCALE - _SHIFT).contiguous()
 
 
 class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
@@ -55,6 +55,10 @@ class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     @abc.abstractmethod
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
         """The RGB frames of clip `index`, before normalisation."""
+
+    def conditions(self, index: int) -> dict[str, int | str]:
+        """What accuracy is broken down by, of clip `index`: the name of each condition and its value."""
+        return {}
 
     @final
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

@@ -4,10 +4,19 @@ import pathlib
 
 from experiments.data.clip import ClipDataset
 from experiments.data.digits import Digits
+from experiments.data.direction import Direction
+from experiments.data.lists import read_list
 from experiments.data.photo_pan import PhotoPan
-from experiments.data.video import VideoFiles, read_list
+from experiments.data.recall import Recall
+from experiments.data.relation import Relation
+from experiments.data.video import VideoFiles
 
-TASKS = ("photo-pan", "digits-direction", "digits-digit", "video")
+_CONTROLLED: dict[str, type[Recall] | type[Relation] | type[Direction]] = {
+    "recall": Recall,
+    "relation": Relation,
+    "direction": Direction,
+}
+TASKS = (*_CONTROLLED, "photo-pan", "digits-direction", "digits-digit", "video")
 
 
 def task_dataset(
@@ -35,6 +44,8 @@ def task_dataset(
     Raises:
         ValueError: for another task or split, a number out of range, or a list that is absent or no good.
     """
+    if task in _CONTROLLED:
+        return _CONTROLLED[task](split, num_frames, image_size, seed, size)
     if task == "photo-pan":
         return PhotoPan(split, num_frames, image_size, seed, size)
     if task in ("digits-direction", "digits-digit"):

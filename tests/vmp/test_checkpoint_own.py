@@ -50,6 +50,7 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, variant, dtype):
         {"class_token": "none", "norm": "layer", "projection_bias": True, "conv_bias": False},
         {"kind": "image", "num_frames": 1, "dt_rank": 3, "expand": 3, "d_state": 5, "d_conv": 2},
         {"num_classes": 0, "tubelet_size": 2, "channels": 1, "norm_epsilon": 1e-6},
+        {"inner_width": 13},
     ],
 )
 def test_every_field_comes_back(tmp_path, fields):
@@ -57,6 +58,15 @@ def test_every_field_comes_back(tmp_path, fields):
     save_checkpoint(model, tmp_path / "model.safetensors")
     loaded = load_checkpoint(tmp_path / "model.safetensors")
     assert loaded.config == model.config
+    assert same(loaded.state_dict(), model.state_dict())
+
+
+def test_a_file_from_before_a_field_was_added_is_read_with_its_default(tmp_path):
+    model, path = drawn("paper"), tmp_path / "model.safetensors"
+    before = {name: value for name, value in model.config.to_dict().items() if name != "inner_width"}
+    save_file(dict(model.state_dict()), path, {"vmp_config": json.dumps(before), "vmp_version": "0.0.1"})
+    loaded = load_checkpoint(path)
+    assert (loaded.config, loaded.config.inner_width) == (model.config, None)
     assert same(loaded.state_dict(), model.state_dict())
 
 

@@ -1,11 +1,20 @@
 """Configurations: the variants' switches, named sizes, refusals, and where tokens lie."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from vmp.config import VARIANTS, ModelConfig, TokenLayout, attention_control, model_names, named_config
+from vmp.config import (
+    VARIANTS,
+    ModelConfig,
+    TokenLayout,
+    attention_control,
+    matched_config,
+    model_names,
+    named_config,
+)
 from vmp.model import build_model
 
 PLAIN = {
@@ -110,6 +119,8 @@ def test_absent_fields_are_named():
         ),
         ({"variant": "vmp"}, "variant is 'vmp'; it must be one of mamba, videomamba"),
         ({"dt_rank": 0}, "dt_rank is 0"),
+        ({"inner_width": 0}, "inner_width is 0; at least 1 is needed"),
+        ({"inner_width": 8.5}, r"inner_width is 8\.5; a whole number is needed"),
         ({"image_size": 50}, "image_size 50 is not a multiple of patch_size 16"),
         ({"num_frames": 3, "tubelet_size": 2}, "num_frames 3 is not a multiple of tubelet_size 2"),
         ({"kind": "image"}, 'num_frames is 8, but kind is "image"'),
@@ -205,3 +216,59 @@ def test_the_attention_control_has_the_size_of_what_it_is_a_control_of(variant):
         assert control == named_config("vmp_micro", "attention", num_classes=6)
         counts = [sum(p.numel() for p in build_model(c).parameters()) for c in (config, control)]
         assert counts[1] == pytest.approx(counts[0], rel=0.02)
+
+
+COMPARED = (
+    *("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper"),
+    *("released", "attention"),
+)
+
+
+def parameters(config):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(config).parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("vmp_micro", {}),
+        ("vmp_micro", {"d_model": 32, "depth": 2, "image_size": 16, "tubelet_size": 1}),
+        ("vmp_micro", {"d_model": 32, "depth": 1, "d_state": 4, "image_size": 8, "class_token": "none"}),
+        (
+            "vmp_micro",
+            {"d_model": 16, "depth": 4, "d_state": 64, "conv_bias": False, "projection_bias": True},
+        ),
+        ("videomambapro_tiny", {"num_frames": 16}),
+    ],
+)
+@pytest.mark.parametrize("variant", COMPARED)
+def test_matched_variants_have_as_many_parameters_as_videomamba_within_two_percent(name, fields, variant):
+    config = matched_config(name, variant, num_classes=7, **fields)
+    reference = named_config(name, "videomamba", num_classes=7, **fields)
+    blocks = [parameters(dataclasses.replace(c, depth=1, num_classes=0)) for c in (config, reference)]
+    assert parameters(config) == pytest.approx(parameters(reference), rel=0.02)
+    assert blocks[0] == pytest.approx(blocks[1], rel=0.02)
+    assert {s: getattr(config, s) for s in VARIANTS[variant]} == dict(VARIANTS[variant])
+
+
+def test_matching_widens_the_scan_of_what_lacks_a_direction_alone():
+    matched = {variant: matched_config("vmp_micro", variant) for variant in COMPARED}
+    widened = {variant for variant, config in matched.items() if config.inner_width is not None}
+    assert widened == {"mamba", "released"}
+    assert all(matched[variant] == named_config("vmp_micro", variant) for variant in set(COMPARED) - widened)
+    for variant in widened:
+        width = matched[variant].inner_width
+        assert width > 128
+        assert named_config("vmp_micro", variant, inner_width=width) == matched[variant]
+        # No other number of channels comes nearer.
+        target = parameters(matched["videomamba"])
+        off = [
+            abs(parameters(named_config("vmp_micro", variant, inner_width=w)) - target)
+            for w in (width - 1, width, width + 1)
+        ]
+        assert off[1] == min(off)
+
+
+def test_a_width_that_is_given_is_kept():
+    assert matched_config("vmp_micro", "mamba", inner_width=100).d_inner == 100

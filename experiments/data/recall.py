@@ -1,0 +1,80 @@
+"""Recall: which digit was in the marked frame? All other frames hold digits too."""
+
+from typing import final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments.data.clip import ClipDataset, check_shape
+from experiments.data.pieces import ORANGE, check_classes, digit_pools, generator, mark, paste_digit
+
+DIGITS = 10
+
+
+@final
+class Recall(ClipDataset):
+    """T frames with a handwritten digit each; one frame, the cue, has an orange edge, and its digit is the label. Ours.
+
+    The cue's frame is uniform, and independent of the label. Frames hold the classes as evenly as T allows (each T / K
+    times where K divides T), so what a clip holds says nothing about the label beyond that it is among the clip's
+    digits: without the mark, a guess is right in ceil(T / K) of T clips at best, which is chance where K divides T.
+    Which frames hold which class is otherwise random, and so are the samples and their places.
+
+    Args:
+        split: "train" or "held-out": disjoint, fixed sets of handwritten samples (`digits.split_samples`).
+        num_frames: T.
+        image_size: H = W, pixels.
+        seed: of the random draws; with split and index, all that an item depends on.
+        size: number of clips.
+        digits: K, classes of digits, 2 to 10: 0, ..., K - 1.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        num_frames: int = 8,
+        image_size: int = 64,
+        seed: int = 0,
+        size: int = 6000,
+        digits: int = DIGITS,
+    ) -> None:
+        check_classes(digits, least=2)
+        check_shape(num_frames, image_size, size, seed)
+        self._pools = digit_pools(split, digits)
+        self.split, self.seed = split, seed
+        self.num_frames, self.image_size = num_frames, image_size
+        self.classes = tuple(map(str, range(digits)))
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def label(self, index: int) -> int:
+        return index % len(self.classes)
+
+    def name(self, index: int) -> str:
+        return f"recall-{self.classes[self.label(index)]}-{index}"
+
+    def cue_frame(self, index: int) -> int:
+        """The marked frame, 0-based. Consecutive clips go through all pairs of label and frame."""
+        return index // len(self.classes) % self.num_frames
+
+    def conditions(self, index: int) -> dict[str, int | str]:
+        return {"cue_frame": self.cue_frame(index)}
+
+    def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
+        rng, cue, count = generator(self.seed, self.split, index), self.cue_frame(index), len(self.classes)
+        slots = rng.permutation(np.arange(self.num_frames) % count)
+        names = rng.permutation(count)
+        # Turned until the cue's slot has the label's name: of all namings that give it, each is as likely.
+        shown = (names[slots] + self.label(index) - names[slots[cue]]) % count
+        draws = rng.random((self.num_frames, 3))
+        video = np.zeros((self.num_frames, self.image_size, self.image_size, 3), np.uint8)
+        for frame, (which, down, across), class_ in zip(video, draws.tolist(), shown.tolist(), strict=True):
+            pool = self._pools[class_]
+            paste_digit(frame, int(pool[int(which * len(pool))]), (down, across))
+        mark(video[cue], ORANGE)
+        return video
