@@ -5,7 +5,8 @@ Videos of a list are shown in several views, whose logits are averaged:
     python -m experiments.evaluate --ckpt FILE --task kinetics400 --test-list val.csv --root videos --clips 4 --crops 3
       --out predictions.csv
 
-With `--out`, what is done of an evaluation is kept beside it every few seconds, and the same command goes on from it.
+Two such tables go into McNemar's test: `python -m experiments.statistics ONE.csv OTHER.csv`. With `--out`, what is done
+of an evaluation is kept beside it every few seconds, and the same command goes on from it.
 """
 
 import contextlib
@@ -167,7 +168,9 @@ def main(
     task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, {', '.join(DATASETS)}.")] = "photo-pan",
     count: Annotated[int, typer.Option(help="Number of clips, of tasks that make them.")] = 960,
     seed: Annotated[int, typer.Option(help="Of the clips, of tasks that make them.")] = 0,
-    test_list: Annotated[str | None, typer.Option(help="Of videos: the list of the test split.")] = None,
+    test_list: Annotated[
+        str | None, typer.Option(help="Of videos: the list of the test split; test:FOLDER for hmdb51.")
+    ] = None,
     root: Annotated[str, typer.Option(help="Of videos: where the list's paths start.")] = "",
     labels: Annotated[str | None, typer.Option(help="Of videos: the file of the classes' names.")] = None,
     clips: Annotated[int, typer.Option(help="Of videos: views over the time of each.")] = 1,

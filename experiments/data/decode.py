@@ -16,6 +16,7 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 from jaxtyping import Int, UInt8
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 Choose = Callable[[int], Int[np.ndarray, " n"]]
 View = Callable[[Image.Image], UInt8[np.ndarray, "..."]]
@@ -69,8 +70,7 @@ def count_frames(path: pathlib.Path, wanted: set[int], view: View) -> tuple[Fram
     """The wanted frames' views, by index; and how many were decoded from the start to get to the last of them."""
     frames, decoded = {}, 0
     with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream = _use_threads(_video_stream(path, container))
         for frame in container.decode(stream):
             if decoded in wanted:
                 frames[decoded] = view(_upright(frame))
@@ -95,8 +95,7 @@ def pick_frames(
         groups.setdefault(keys[bisect.bisect_right(keys, pts) - 1], set()).add(pts)
     frames, decoded = {}, 0
     with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream = _use_threads(_video_stream(path, container))
         for key, times in groups.items():
             start, last = place[key], max(place[pts] for pts in times)
             if start > 0:
@@ -146,6 +145,14 @@ def _video_stream(path: pathlib.Path, container: av.container.InputContainer) ->
         kinds = sorted({stream.type for stream in container.streams})
         raise ValueError(f"{path}: no video stream in it, only {' and '.join(kinds) or 'an empty container'}")
     return pictures[0]
+
+
+def _use_threads(stream: av.VideoStream) -> av.VideoStream:
+    """The stream, decoded on all cores; in a loader's worker on one, as the other workers have the others."""
+    stream.thread_type = "AUTO"
+    if get_worker_info() is not None:
+        stream.codec_context.thread_count = 1
+    return stream
 
 
 def _check_duration(

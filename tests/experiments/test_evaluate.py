@@ -16,6 +16,7 @@ from experiments.data import Digits, PhotoPan, read_list
 from experiments.data.views import VideoViews
 from experiments.evaluate import Evaluation, evaluate, main, write_table
 from experiments.runs import RunFolder
+from experiments.statistics import mcnemar
 from tests.experiments.videos import write_list, write_pans
 
 CLASSES = ("a", "b", "c")
@@ -299,6 +300,9 @@ def test_an_interrupted_command_goes_on_where_it_was(checkpoint, tmp_path, pans,
     once = run_cli(*flags[:-1], tmp_path / "again.csv")
     assert once.exit_code == 0
     assert (tmp_path / "table.csv").read_text() == (tmp_path / "again.csv").read_text()
+    assert run_cli(*flags[:-1], tmp_path / "again.parquet").exit_code == 0
+    same = mcnemar(tmp_path / "table.csv", tmp_path / "again.parquet")
+    assert (same.clips, same.only_one, same.only_other) == (8, 0, 0)
 
 
 @pytest.mark.parametrize(
