@@ -102,9 +102,8 @@ def pick_frames(
         stream = _use_threads(_video_stream(path, container))
         if container.format.name not in _TIMED or (stream.codec_context.has_b_frames and stamps == shown):
             return None  # frames are shown in another order than stored, and the times do not tell it
-        stream.codec_context.open(
-            strict=False
-        )  # a decoder of AV1 takes what to skip when it is opened, and keeps to it
+        # A decoder of AV1 keeps to what it is to skip when it is opened: nothing.
+        stream.codec_context.open(strict=False)
         for key, times in groups.items():
             start, last = place[key], max(place[pts] for pts in times)
             if start > 0:
