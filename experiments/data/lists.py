@@ -56,8 +56,9 @@ def read_dataset(
     |             | YouTube ids: files ID_START_END.mp4 (six digits) or | the CSV in alphabetical order, which have   |
     |             | ID.mp4 in root or up to two folders below           | to be 400                                   |
     | ssv2        | official JSON of ids and templates: files ID.webm,  | official JSON of templates; if None,        |
-    |             | ID.mp4 or folders ID of images in root              | labels.json or something-something-v2-labels|
-    |             |                                                     | .json beside the list                       |
+    |             | ID.mp4 or folders ID of images in root;             | labels.json or something-something-v2-labels|
+    |             | or as `read_list`                                   | .json beside the list; names, one a line, or|
+    |             |                                                     | None for the numbers                        |
     | ucf101      | official trainlist01.txt, testlist01.txt, ...       | classInd.txt; if None, the one beside it    |
     | hmdb51      | official folder of NAME_test_split1.txt, or a       | none: names of the files, in alphabetical   |
     |             | pattern in it such as FOLDER/*_test_split2.txt,     | order                                       |
@@ -112,10 +113,12 @@ def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
     return Sample(root / line[: match.start("label")].rstrip(" \t,"), label)
 
 
-def _plain(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+def _plain(
+    listing: PathLike, root: pathlib.Path, labels: PathLike | None, count: int | None = None
+) -> VideoList:
     samples = read_list(listing, root)
     if labels is None:
-        classes = tuple(map(str, range(max(sample.label for sample in samples) + 1)))
+        classes = tuple(map(str, range(count or max(sample.label for sample in samples) + 1)))
     else:
         classes = tuple(name for _, name in _lines(labels))
     return VideoList(_within(samples, len(classes), listing), classes)
@@ -130,8 +133,7 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
     names = None if labels is None else tuple(name for _, name in _lines(labels))
     columns = [column.strip() for column in first.split(",")]
     if "youtube_id" not in columns:
-        classes = names or tuple(map(str, range(KINETICS_CLASSES)))
-        return VideoList(_within(read_list(listing, root), len(classes), listing), classes)
+        return _plain(listing, root, labels, KINETICS_CLASSES)
     if not set(columns) >= _KINETICS_COLUMNS:
         missing = ", ".join(sorted(_KINETICS_COLUMNS - set(columns)))
         raise ValueError(f"{where}: the list has no column {missing}; it needs labels and times")
@@ -168,7 +170,12 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
     return VideoList(tuple(samples), classes)
 
 
+SOMETHING_CLASSES = 174
+
+
 def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    if not _text(listing).lstrip().startswith(("[", "{")):
+        return dataclasses.replace(_plain(listing, root, labels, SOMETHING_CLASSES), mirrored=False)
     if labels is None:
         labels = _beside(listing, "labels.json", "something-something-v2-labels.json")
     given = _json(labels, dict)

@@ -119,6 +119,14 @@ def test_something_something(tmp_path, root):
     assert read_dataset("ssv2", listing, root, tmp_path / "other.json") == found
 
 
+def test_a_plain_list_of_something_something_is_not_mirrored_either(tmp_path, root):
+    touch(root, "74225/img_00001.jpg", "7.webm")
+    found = read_dataset("ssv2", write(tmp_path / "train.txt", "74225 62 140", "7.webm 173"), root)
+    assert found.samples == (Sample(root / "74225", 140, 62), Sample(root / "7.webm", 173))
+    assert found.classes == tuple(map(str, range(174)))
+    assert not found.mirrored
+
+
 def test_ucf101(tmp_path, root):
     touch(root, "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi")
     write(tmp_path / "classInd.txt", "1 ApplyEyeMakeup", "2 ApplyLipstick")
