@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report notebooks test test-deep test-gpu check micro bench clean
+.PHONY: report browser notebooks test test-deep test-gpu check micro bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=/path/to/python3 ...")'
@@ -10,8 +10,16 @@ BIN := .venv/bin
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The grid goes on where it was stopped and redoes no finished cell; the page is made anew from its tables.
 report: .venv/installed
-	$(BIN)/python -m experiments.report --out report
+	$(BIN)/python -m experiments.grid --preset quick --out runs/quick
+	$(BIN)/python -m experiments.report --grid runs/quick --out report
+
+# For the test that opens the report; without a browser that test is skipped.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { test "$$(id -u)" = 0 || { echo "make browser installs chromium by apt-get, which only root may: sudo make browser" >&2; exit 1; }; \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 
 # Each from a fresh kernel; outputs are committed, so that they read on the web.
 notebooks: .venv/installed
@@ -47,4 +55,4 @@ bench: .venv/installed
 	$(BIN)/python -m experiments.bench report
 
 clean:
-	rm -rf .venv report build *.egg-info
+	rm -rf .venv report runs/quick build *.egg-info

@@ -1,8 +1,9 @@
 """Frames out of a video file, by their place in the order in which they are shown.
 
 Two ways to the same frames. The definition decodes the file from its start and counts. The short way starts at the
-key frame before each wanted one, and passes over frames that no other refers to; it serves where every packet has a
-time of its own and gives up, leaving the file to the definition, where anything but the wanted frames comes out.
+key frame before each wanted one, and passes over frames that no other refers to; it serves where the container says
+when each frame is shown, and gives up, leaving the file to the definition, where anything but the wanted frames comes
+out.
 """
 
 import bisect
@@ -16,11 +17,14 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 from jaxtyping import Int, UInt8
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 Choose = Callable[[int], Int[np.ndarray, " n"]]
 View = Callable[[Image.Image], UInt8[np.ndarray, "..."]]
 Frames = dict[int, UInt8[np.ndarray, "..."]]
 
+# Containers that keep the time at which each frame is shown. AVI and MPEG's streams leave it to be guessed.
+_TIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 # A stream that ends before this share of the duration its header declares was cut off.
 _WHOLE = 0.9
 
@@ -69,8 +73,7 @@ def count_frames(path: pathlib.Path, wanted: set[int], view: View) -> tuple[Fram
     """The wanted frames' views, by index; and how many were decoded from the start to get to the last of them."""
     frames, decoded = {}, 0
     with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream = _use_threads(_video_stream(path, container))
         for frame in container.decode(stream):
             if decoded in wanted:
                 frames[decoded] = view(_upright(frame))
@@ -85,7 +88,8 @@ def pick_frames(
 ) -> tuple[Frames, int] | None:
     """As `count_frames`, decoding little else than the wanted frames; None where that does not find them."""
     place = {packet.pts: position for position, packet in enumerate(packets)}
-    shown = sorted(pts for pts in place if pts is not None)
+    stamps = [packet.pts for packet in packets if packet.pts is not None]
+    shown = sorted(set(stamps))
     keys = sorted(packet.pts for packet in packets if packet.key and packet.pts is not None)
     if len(shown) < len(packets) or not keys or keys[0] != shown[0]:
         return None
@@ -95,8 +99,11 @@ def pick_frames(
         groups.setdefault(keys[bisect.bisect_right(keys, pts) - 1], set()).add(pts)
     frames, decoded = {}, 0
     with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream = _use_threads(_video_stream(path, container))
+        if container.format.name not in _TIMED or (stream.codec_context.has_b_frames and stamps == shown):
+            return None  # frames are shown in another order than stored, and the times do not tell it
+        # A decoder of AV1 keeps to what it is to skip when it is opened: nothing.
+        stream.codec_context.open(strict=False)
         for key, times in groups.items():
             start, last = place[key], max(place[pts] for pts in times)
             if start > 0:
@@ -146,6 +153,14 @@ def _video_stream(path: pathlib.Path, container: av.container.InputContainer) ->
         kinds = sorted({stream.type for stream in container.streams})
         raise ValueError(f"{path}: no video stream in it, only {' and '.join(kinds) or 'an empty container'}")
     return pictures[0]
+
+
+def _use_threads(stream: av.VideoStream) -> av.VideoStream:
+    """The stream, decoded on all cores; in a loader's worker on one, as the other workers have the others."""
+    stream.thread_type = "AUTO"
+    if get_worker_info() is not None:
+        stream.codec_context.thread_count = 1
+    return stream
 
 
 def _check_duration(

@@ -328,7 +328,7 @@ def _find(root: pathlib.Path, names: Collection[str], depth: int) -> dict[str, p
     """Video files and folders of images by those of `names` that are theirs, at most `depth` folders below `root`."""
     found: dict[str, pathlib.Path] = {}
     try:
-        entries = sorted(os.scandir(root or "."), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{root}: the folder of videos cannot be read: {error.strerror}") from error
     for entry in entries:

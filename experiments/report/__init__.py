@@ -1,1 +1,1 @@
-"""Saved results to one HTML page, figures and a table: `python -m experiments.report --out report`."""
+"""A grid's saved tables to one HTML page, with figures and tables beside it: `python -m experiments.report`."""

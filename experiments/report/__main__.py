@@ -1,4 +1,4 @@
-"""`python -m experiments.report --out report`: the two committed checkpoints, probed side by side."""
+"""`python -m experiments.report --grid DIR --out report`: a finished grid, as one page."""
 
 import shlex
 import sys
@@ -9,57 +9,42 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.inputs import InputError
-from analysis.request import RequestError
 from analysis.results import ResultError, check_replaceable
-from experiments.report.comparison import compare
+from experiments.report.measured import measure
+from experiments.report.saved import read_grid
 from experiments.report.write import WRITTEN, write_report
-
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
-CLIPS = 24
 
 
 def main(
+    grid: Annotated[Path, typer.Option(help="Folder that `python -m experiments.grid` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the report; an earlier one is replaced.")] = Path(
         "report"
     ),
-    paper: Annotated[Path, typer.Option(help="Checkpoint of variant paper.")] = CHECKPOINTS
-    / "vmp_micro_paper.safetensors",
-    videomamba: Annotated[Path, typer.Option(help="Checkpoint of variant videomamba.")] = CHECKPOINTS
-    / "vmp_micro_videomamba.safetensors",
-    clips: Annotated[int, typer.Option(min=1, help="Held-out clips of photo-pan.")] = CLIPS,
-    seed: Annotated[int, typer.Option(min=0, help="Of the clips and the bootstrap.")] = 0,
 ) -> None:
-    """Probe both small checkpoints on the same held-out clips and write one HTML page with figures and tables."""
+    """Write a grid's report: index.html, which needs no other file, with tables and figures beside it."""
     errors = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("reading weights", total=None)
+        task = bar.add_task("reading tables", total=None)
 
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
         try:
             check_replaceable(out, WRITTEN)
-            bar.console.print(f"probing two models on {clips} clips", highlight=False)
-            comparison = compare(
-                {"paper": _shown(paper), "videomamba": _shown(videomamba)},
-                clips=clips,
-                seed=seed,
-                command=shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]]),
-                progress=progress,
-            )
-            bar.console.print("drawing figures", highlight=False)
-            write_report(comparison, out, progress)
-        except (RequestError, InputError, ResultError) as error:
-            errors.print("error: " + " ".join(str(error).split()), markup=False, highlight=False)
-            raise typer.Exit(2) from None
+            measured = measure(read_grid(grid))
+            command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
+            write_report(measured, out, command, progress)
+        except ResultError as error:
+            _stop(errors, str(error))
+        except OSError as error:
+            _stop(errors, ": ".join(str(part) for part in (error.filename or out, error.strerror or error)))
     typer.echo(f"report written; open {out / 'index.html'}")
 
 
-def _shown(path: Path) -> Path:
-    """From the working directory where it lies below it, so that a report names no machine's folders."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _stop(errors: Console, message: str) -> None:
+    errors.print("error: " + " ".join(message.split()), markup=False, highlight=False)
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,54 @@
-"""The report's folder: one page, a table, figures, and each model's result."""
+"""The report's folder: one page, tables as CSV and parquet, and figures."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.style
+import pandas as pd
 
-from analysis import plots
 from analysis.figures import save_figure
-from analysis.results import COLUMNS, measurement_rows, replacing, save
-from experiments.report.comparison import Comparison, Progress
-from experiments.report.illustrate import Illustration, illustrations
+from analysis.plots import STYLE
+from analysis.results import replacing
+from experiments.report.contents import contents, opening, unfinished
+from experiments.report.measured import Measured
 from experiments.report.page import render
+from experiments.report.viewer import pack
 
-WRITTEN = frozenset({"index.html", "decay.csv", "figures", "paper", "videomamba"})
+WRITTEN = frozenset({"index.html", "figures", "tables"})
 """What the report's folder holds."""
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and how many there are."""
 
-def write_report(comparison: Comparison, directory: Path, progress: Progress | None = None) -> None:
-    """Write index.html, decay.csv, figures and each model's result.json, all or nothing.
 
-    Raises analysis.results.ResultError where the folder cannot be written or holds files of others.
+def write_report(measured: Measured, directory: Path, command: str, progress: Progress | None = None) -> None:
+    """Write index.html, tables and figures, all or nothing.
+
+    Raises analysis.results.ResultError where the folder cannot be written or holds files of others, and where the rows
+    of a cell cannot be read.
     """
+    packed = pack(measured.grid)
+    sections = contents(measured, packed, command)
     with replacing(directory, WRITTEN) as new:
-        for name, result in comparison.results.items():
-            (new / name).mkdir()
-            save(result, new / name / "result.json")
-        _write_table(comparison, new / "decay.csv")
-        figures = illustrations(comparison.results, comparison.heatmaps, comparison.differences)
-        _draw(figures, new / "figures", progress)
-        page = render(comparison, figures, new / "figures")
+        (new / "tables").mkdir()
+        for name, table in _tables(measured).items():
+            table.to_parquet(new / "tables" / f"{name}.parquet", index=False)
+            table.to_csv(new / "tables" / f"{name}.csv", index=False)
+        (new / "figures").mkdir()
+        drawn = [figure for section in sections for block in section.blocks for figure in block.figures]
+        with matplotlib.style.context(STYLE):
+            for done, figure in enumerate(drawn, 1):
+                save_figure(figure.draw(), new / "figures" / figure.name)
+                if progress is not None:
+                    progress(f"drawing {figure.name}", done, len(drawn))
+        page = render(
+            sections, packed, new / "figures", opening=opening(measured), unfinished=unfinished(measured)
+        )
         (new / "index.html").write_text(page, encoding="utf-8")
 
 
-def _draw(figures: Mapping[str, Illustration], folder: Path, progress: Progress | None) -> None:
-    folder.mkdir()
-    with matplotlib.style.context(plots.STYLE):
-        for done, (name, figure) in enumerate(figures.items(), 1):
-            save_figure(figure.draw(), folder / name)
-            if progress is not None:
-                progress(f"drawing {name}", done, len(figures))
-
-
-def _write_table(comparison: Comparison, path: Path) -> None:
-    """Every number of both models and of their differences, told apart by the column "model"."""
-    one, other = comparison.results
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", *COLUMNS])
-        for name, result in comparison.results.items():
-            curves = [curve for curve in result.curves if curve.quantity != "lag_profile"]
-            writer.writerows([name, *row] for row in measurement_rows(result.measurements, curves))
-        for note, rows in (("", comparison.differences), (", untrained", comparison.untrained)):
-            writer.writerows([f"{one} - {other}{note}", *row] for row in measurement_rows(rows))
+def _tables(measured: Measured) -> dict[str, pd.DataFrame]:
+    """The grid's tables and those made from them, by name."""
+    made = {field.name: getattr(measured, field.name) for field in fields(measured) if field.name != "grid"}
+    return {**measured.grid.tables, **made}

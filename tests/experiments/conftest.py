@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from tests.experiments.grids import tiny_grid  # noqa: F401
+from tests.experiments.reports import report  # noqa: F401
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _on_one_thread_of_the_cpu():

@@ -1,0 +1,73 @@
+"""Parts of the page: figures and tables with their words, blocks and sections of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH = 4.6
+"""Inches of a figure: legible on a phone, and two fit beside each other on a page."""
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """One figure.
+
+    Attributes:
+        name: of its files, and of what its ids begin with: lower case letters, digits, "-" and "_".
+        caption: a sentence or two for all; alt: what it shows, in words and numbers, for those who do not see it.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of text.
+
+    Attributes:
+        marked: rows that are set apart, counted from 0.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a section."""
+
+    heading: str = ""
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Illustration] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page; ``id`` is what links to it."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block]
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend above all axes, each entry once."""
+    handles = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=3,
+        columnspacing=1.0,
+        handletextpad=0.4,
+    )

@@ -1,0 +1,43 @@
+"""A report of a real tiny grid, made once for all tests of a session."""
+
+import fcntl
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from experiments.grid import run_grid
+from experiments.presets import Block, Preset
+from tests.experiments.grids import TINY, TINY_GRID
+
+POOLED = TINY.model_copy(update={"class_token": "none"})
+GRID = Preset(
+    blocks=(*TINY_GRID.blocks, Block(base=POOLED, changes={"variant": ("mamba",)})), seeds=TINY_GRID.seeds
+)
+"""Two bases: with a class token and self-attention, and without one and a scan of one direction."""
+
+
+def run_report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.report", *map(str, arguments)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # Test workers share the cores.
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=alone)
+
+
+@pytest.fixture(scope="session")
+def report(tiny_grid, tmp_path_factory) -> pathlib.Path:
+    """The folder of GRID's report; the grid itself is the folder ``grid`` beside it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home = shared / "report-of-a-tiny-grid"
+    with (shared / "report.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "report").exists():
+            shutil.copytree(tiny_grid / "cells", home / "grid" / "cells", dirs_exist_ok=True)
+            run_grid(GRID, home / "grid")
+            done = run_report("--grid", home / "grid", "--out", home / "report")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == f"report written; open {home / 'report'}/index.html\n"
+    return home / "report"
