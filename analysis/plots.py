@@ -7,7 +7,8 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from textwrap import fill
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -149,7 +150,7 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
         no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
     ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope)})")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    ax.xaxis.set_major_locator(whole_numbers(7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
 
@@ -263,8 +264,8 @@ def plot_frame_matrix(
                 t, s, text, ha="center", va="center", fontsize=6, color="white" if share < 0.6 else "black"
             )
     ax.set(xlabel="key frame t", ylabel="query frame s")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.xaxis.set_major_locator(whole_numbers(8))
+    ax.yaxis.set_major_locator(whole_numbers(8))
     ax.set_title(f"layer {layer}, {direction}, scope {scope}")
     return ax
 
@@ -295,7 +296,7 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
     else:
         no_data(ax, "no class token, one frame, or no data: see the notes")
     ax.set(xlabel="key frame t", ylabel="share of the class token's row")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
 
@@ -320,7 +321,7 @@ def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | Non
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
         points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"scope {scope}")
     ax.legend(loc="best")
     return ax
@@ -338,7 +339,7 @@ def plot_models(
             rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
             points(ax, np.array(result.layers) + shift, rows, name, look)
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"{direction}, scope {scope}")
     ax.legend(loc="best")
     return ax
@@ -356,7 +357,7 @@ def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None)
     ax.axhline(0, color="0.3", linewidth=0.9)
     first = differences[0]
     ax.set(xlabel="layer", ylabel=f"difference in {quantity_label(first.quantity)}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"scope {first.scope}")
     ax.legend(loc="best")
     return ax
@@ -402,4 +403,9 @@ def _mark_beyond(ax: Axes, x: float, row: Measurement, look: Mapping[str, Any]) 
 
 
 def no_data(ax: Axes, why: str) -> None:
-    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="0.3")
+    ax.text(0.5, 0.5, fill(why, 24), ha="center", va="center", transform=ax.transAxes, color="0.3")
+
+
+def whole_numbers(most: int | Literal["auto"] = "auto") -> MaxNLocator:
+    """Ticks at whole numbers alone, be there but one, such as layers and frames."""
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)

@@ -23,7 +23,7 @@ from analysis.unfinished import Unfinished
 SCOPE = "contribution"
 """The scope in which scans and self-attention are comparable: both are norms in the units of the layer's output."""
 
-WRITTEN = frozenset({"result.json", "compare.csv", "figures"})
+WRITTEN = ("result.json", "compare.csv", "figures")
 """What `write` puts into its folder."""
 
 
@@ -144,11 +144,20 @@ def _notes(models: Sequence[ModelResult]) -> tuple[str, ...]:
             for model, shown in zip(models, inputs, strict=True)
         )
         notes.append(f"Each model saw the same clips sampled to its own shape: {shapes}.")
+    grids = [(layout.frames, layout.patches) for layout in (model.decay.layout for model in models)]
+    if len(set(grids)) > 1:
+        counts = ", ".join(
+            f"{model.name} {patches} in each of {frames}"
+            for model, (frames, patches) in zip(models, grids, strict=True)
+        )
+        notes.append(
+            f"Tokens a frame, and frames as the model sees them, differ: {counts}. Lags, half-lives and contexts in "
+            "tokens, and deletion areas of parts so different in size, compare within a model, not between these."
+        )
     said: defaultdict[str, list[str]] = defaultdict(list)
     for model in models:
         # Those of the contradiction probe are of its own table and of the control that a comparison has no use for.
-        about = (model.faithfulness.note, *model.decay.notes)
-        for note in dict.fromkeys(filter(None, about)):
+        for note in model.decay.notes:
             said[note].append(model.name)
     for note, names in said.items():
         notes.append(note if len(names) == len(models) else f"{', '.join(names)}: {note}")

@@ -24,7 +24,7 @@ from vmp.model import build_model
 
 MEDIATORS = 16
 
-WRITTEN = frozenset({"result.json", "contradiction.csv", "control.csv", "example.npz", "figures"})
+WRITTEN = ("result.json", "contradiction.csv", "control.csv", "example.npz", "figures")
 """What `write` puts into its folder."""
 
 

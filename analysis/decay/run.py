@@ -21,7 +21,7 @@ from vmp.config import ModelConfig
 MOST_DRAWN = 6
 """Layers drawn as heatmaps where more were chosen: the first, the last and some evenly between."""
 
-WRITTEN = frozenset({"result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures"})
+WRITTEN = ("result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures")
 """What `write` puts into its folder."""
 
 
