@@ -6,6 +6,7 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -331,10 +332,16 @@ def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | Non
 def plot_models(
     results: Mapping[str, DecayResult], quantity: str, scope: str, direction: str, ax: Axes | None = None
 ) -> Axes:
-    """One quantity by layer for several models in one direction, with intervals over clips."""
+    """One quantity by layer for several models in one direction, with intervals over clips.
+
+    Raises ValueError where no model has that direction; one that lacks it is left out.
+    """
+    known = list(dict.fromkeys(d for result in results.values() for d in result.directions))
+    if direction not in known:
+        raise ValueError(f"no direction {direction!r} in any model; there are {', '.join(known)}")
     ax = new_axes(ax)
     shifts = np.linspace(-0.08, 0.08, len(results)) if len(results) > 1 else [0.0]
-    for (name, result), look, shift in zip(results.items(), MODEL_LOOKS, shifts, strict=False):
+    for (name, result), look, shift in zip(results.items(), cycle(MODEL_LOOKS), shifts, strict=False):
         if direction in result.directions:
             rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
             points(ax, np.array(result.layers) + shift, rows, name, look)

@@ -142,7 +142,9 @@ def _notes(
             "Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows stand "
             "first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over that side."
         )
-    elif config.residual == "elemental":
+    elif config.directions == "forward":
+        notes.append("The model scans forward only: there is no backward direction.")
+    if config.residual == "elemental":
         notes.append(
             "The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
         )
