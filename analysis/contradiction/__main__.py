@@ -63,7 +63,9 @@ def parse(
 def execute(invoked: Invocation, command: str) -> None:
     """Probe, write and print."""
     with session(invoked.out, WRITTEN) as at:
-        result, example = run(invoked.request, invoked.asked, command, at.step, at.keep)
+        # The example is for a figure: where nothing is written, none is worked out.
+        shown = invoked.out is not None
+        result, example = run(invoked.request, invoked.asked, command, at.step, at.keep, with_example=shown)
         if invoked.out is not None:
             write(result, example, invoked.out, at.drawn)
     if invoked.as_json:

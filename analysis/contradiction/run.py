@@ -60,6 +60,8 @@ def run(
     command: str,
     step: Step | None = None,
     keep: Unfinished | None = None,
+    *,
+    with_example: bool = True,
 ) -> tuple[ContradictionResult, Example | None]:
     """Probe one checkpoint, and a self-attention control on the same clips; with one relation worked out in frames.
 
@@ -75,6 +77,8 @@ def run(
     """
     subject = subject_of(request)
     result = run_on(subject, asked, command, step, keep)
+    if not with_example:
+        return result, None
     first = next(iter(subject.samples()[2]))
     return result, find_example(result, subject.model, first, subject.config.tubelet_size, request.seed)
 
