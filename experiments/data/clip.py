@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from analysis.inputs import MEAN, STD
 
-
 _SCALE = 255 * torch.tensor(STD)[:, None, None, None]
 _SHIFT = (torch.tensor(MEAN) / torch.tensor(STD))[:, None, None, None]
 
