@@ -73,7 +73,7 @@ def run_grid(
     """
     cells = preset.cells()
     folders = [out / "cells" / cell.id for cell in cells]
-    with _writing(out), _alone(out), backend(backend_name, jobs, address):
+    with _writing(out), backend(backend_name, jobs, address), _alone(out):
         _claim(out, name, preset)
         add_session(out, command=command, preset=name, cells=cells, backend=backend_name, jobs=jobs)
         for leftover in [*out.glob(".*.tmp"), *(folder / FAILED for folder in folders)]:
@@ -210,7 +210,7 @@ def main(
                 grid,
                 out,
                 name=name,
-                jobs=jobs or joblib.cpu_count(),
+                jobs=joblib.cpu_count() if jobs is None else jobs,
                 backend_name=backend,
                 address=address,
                 command=" ".join(["python -m experiments.grid", *sys.argv[1:]]),
