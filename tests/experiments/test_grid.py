@@ -311,6 +311,18 @@ def test_a_folder_of_another_grid_is_refused(tiny_grid, tmp_path):  # noqa: F811
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "grid.json"]
 
 
+def test_a_folder_without_a_grid_or_with_a_damaged_one_is_one_line(tmp_path):
+    config = tmp_path / "grid.json"
+    config.write_text(TINY_GRID.model_dump_json())
+    result = invoke("--config", str(config), "--out", str(tmp_path / "none"), "--tables-only")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {tmp_path / 'none'}: holds no grid (no grid.json)\n",
+    )
+    result = invoke("--config", str(config), "--out", str(tmp_path))  # no "config" in it
+    assert (result.exit_code, result.stderr) == (2, f"error: {config}: damaged; name another folder\n")
+
+
 def test_two_grids_in_one_folder_are_refused(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -330,7 +342,9 @@ def test_files_that_cannot_be_written_are_one_line_and_nothing_is_half_written(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(ValueError, match="cannot be written: File too large; what is finished is kept"):
+        with pytest.raises(
+            ValueError, match="cannot be read or written: File too large; what is finished is kept"
+        ):
             run_grid(grid, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
