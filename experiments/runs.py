@@ -32,6 +32,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn what the system raises while `path` is written into a ValueError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}; what was there is kept") from error
+
+
 @final
 class RunFolder:
     """One run's folder. Making it creates the folder, or checks that it holds the same run and clears up after it.
@@ -61,12 +70,16 @@ class RunFolder:
             for unfinished in path.glob(".*.tmp"):
                 unfinished.unlink()
             if (path / CONFIG).exists():
-                _check_same(path, json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
+                check_same(path, "run", json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by `state`: tensors and plain Python values."""
-        self._claim()
-        write_atomically(self.path / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        """Replace the checkpoint by `state`: tensors and plain Python values.
+
+        Raises ValueError if it cannot be written; the checkpoint that was there is then still whole.
+        """
+        with writing(self.path / CHECKPOINT):
+            self._claim()
+            write_atomically(self.path / CHECKPOINT, lambda temporary: _save(state, temporary))
 
     def load(self) -> dict[str, Any] | None:
         """The last state saved, on the CPU, or None. ValueError if the file is damaged."""
@@ -91,15 +104,25 @@ class RunFolder:
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
-        """Append a line of metrics."""
-        self._claim()
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Append a line of metrics. Raises ValueError if it cannot be written."""
+        with writing(self.path / METRICS):
+            self._claim()
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
 
     def _claim(self) -> None:
         if not self._claimed:
             write_text(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
             self._claimed = True
+
+
+def _save(state: dict[str, Any], path: pathlib.Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch closes its archive after a failed write, and complains of that rather than of the full disk.
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @contextlib.contextmanager
@@ -110,10 +133,15 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"{error.filename or path}: the folder cannot be used: {error.strerror}") from error
 
 
-def _check_same(path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:
+def check_same(
+    path: pathlib.Path, kind: str, old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()
+) -> None:
+    """Raise ValueError, naming what differs, where a folder's old configuration of a `kind` is not the new one."""
     differing = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
     if differing:
         changes = ", ".join(
             f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing
         )
-        raise ValueError(f"{path}: the folder holds a run of another configuration: {changes}; name another")
+        raise ValueError(
+            f"{path}: the folder holds a {kind} of another configuration: {changes}; name another"
+        )

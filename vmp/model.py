@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vmp.attention import SelfAttentionMixer
 from vmp.config import ModelConfig, TokenLayout, named_config
@@ -91,7 +92,9 @@ class VideoModel(nn.Module):
     Arguments:
         config: the configuration, of kind "video" or "image".
 
-    `provenance` is a mapping that `vmp.load_checkpoint` fills: path, weights_sha256, recognised.
+    `provenance` is a mapping that `vmp.load_checkpoint` fills: path, weights_sha256, recognised. `recompute` may be set
+    at any time: blocks then run again in the backward pass rather than keep what it needs, for the same gradients in
+    less memory and more time (Chen et al., arXiv 1604.06174).
 
     Source: Li et al., VideoMamba, arXiv 2403.06977, section 3.2; token order and embeddings as in its code.
     """
@@ -102,6 +105,7 @@ class VideoModel(nn.Module):
             raise ValueError('kind is "language"; VideoModel takes "video" or "image"')
         self.config = config
         self.provenance: dict[str, str] = {}
+        self.recompute = False
         layout, width = config.token_layout(), config.d_model
         self.patch_embed = PatchEmbedding(config)
         for name in _class_token_names(config):
@@ -132,7 +136,7 @@ class VideoModel(nn.Module):
 
     def features(self, video: Float[Tensor, "B channels T H W"]) -> Float[Tensor, "B M"]:
         """The normalised last state of the class tokens (their mean), or the mean over tokens without one."""
-        states = _run(self.layers, self.norm_f, self.embed(video))
+        states = _run(self.layers, self.norm_f, self.embed(video), self.recompute)
         positions = list(self.token_layout().class_positions)
         return (states[:, positions] if positions else states).mean(dim=1)
 
@@ -237,11 +241,16 @@ def _blocks(config: ModelConfig) -> nn.ModuleList:
     return nn.ModuleList([Block(config, step * i) for i in range(config.depth)])
 
 
-def _run(layers: nn.ModuleList, norm: nn.Module, tokens: Float[Tensor, "B L M"]) -> Float[Tensor, "B L M"]:
+def _run(
+    layers: nn.ModuleList, norm: nn.Module, tokens: Float[Tensor, "B L M"], recompute: bool = False
+) -> Float[Tensor, "B L M"]:
     """The final states: every block's addition to the stream, then the last norm."""
     stream = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     for layer in layers:
-        stream = layer(stream)
+        if recompute and torch.is_grad_enabled():
+            stream = checkpoint(layer, stream, use_reentrant=False)
+        else:
+            stream = layer(stream)
     return norm(stream)
 
 

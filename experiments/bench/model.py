@@ -21,8 +21,11 @@ from experiments.bench.parts import by_part
 from experiments.bench.results import Check, Measured, Row
 from experiments.bench.steps import Show, Step
 from experiments.bench.timing import Call, interleave
+from experiments.data.clip import ClipDataset
 from experiments.runs import RunFolder
-from experiments.train import TrainConfig, _Run, make_model
+from experiments.training.config import TrainConfig
+from experiments.training.run import Run
+from experiments.training.start import make_model
 from vmp.mixer import MambaMixer
 
 WHOLE, WITHOUT = "whole", "scan left out"
@@ -126,10 +129,11 @@ class ModelBench:
         )
         torch.manual_seed(self.seed)
         model, dataset = make_model(config)
+        assert isinstance(dataset, ClipDataset)  # it makes its clips
         videos, labels = default_collate([dataset[index] for index in range(config.batch_size)])
         case = {"inputs": f"vmp_micro, {tuple(videos.shape)}, {model.token_layout().length} tokens, float32"}
         with TemporaryDirectory() as folder:
-            run = _Run(
+            run = Run(
                 config, Accelerator(cpu=True), model, RunFolder(Path(folder), config.model_dump(mode="json"))
             )
             phases = Phases(run)
@@ -156,9 +160,9 @@ def _parts(group: str, quantity: str, parts: dict[str, float]) -> list[Row]:
 
 @final
 class Phases:
-    """Wall clock of each phase of a training step, taken around the calls that `_Run.update` makes."""
+    """Wall clock of each phase of a training step, taken around the calls that `Run.update` makes."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._spent: dict[str, float] = {}
         self.samples: dict[str, list[float]] = {

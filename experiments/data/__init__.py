@@ -12,10 +12,11 @@ from analysis.inputs import denormalise
 from experiments.data.clip import Clip, ClipDataset, normalise
 from experiments.data.digits import Digits
 from experiments.data.direction import Direction
+from experiments.data.lists import Sample, read_list
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
-from experiments.data.video import Sample, VideoFiles, read_clip, read_list
+from experiments.data.video import VideoFiles, read_clip
 
 __all__ = [
     "Clip",

@@ -5,10 +5,11 @@ import pathlib
 from experiments.data.clip import ClipDataset
 from experiments.data.digits import Digits
 from experiments.data.direction import Direction
+from experiments.data.lists import read_list
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
-from experiments.data.video import VideoFiles, read_list
+from experiments.data.video import VideoFiles
 
 _CONTROLLED: dict[str, type[Recall] | type[Relation] | type[Direction]] = {
     "recall": Recall,

@@ -1,10 +1,9 @@
 """Clips from video files, and from folders that hold a video's frames as images."""
 
 import contextlib
-import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import av
@@ -14,18 +13,15 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from experiments.data.clip import ClipDataset, check_shape
+from experiments.data.lists import Sample
+from experiments.data.sampling import crop_boxes, sample_uniformly
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # A stream that ends before this share of the duration its header declares was cut off.
 _WHOLE = 0.9
 
-
-def sample_uniformly(total: int, num_frames: int) -> Int[np.ndarray, " T"]:
-    """Indices of `num_frames` frames of `total`: the middle of each of num_frames equal parts.
-
-    Fewer frames than asked for are repeated: indices never decrease and stay within range.
-    """
-    return ((np.arange(num_frames) + 0.5) * total / num_frames).astype(np.int64)
+Choose = Callable[[int], Int[np.ndarray, " n"]]
+View = Callable[[Image.Image], UInt8[np.ndarray, "..."]]
 
 
 def read_clip(
@@ -33,29 +29,63 @@ def read_clip(
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Uniformly sampled RGB frames of a video file or of a folder of images, resized and centre-cropped.
 
-    The short side becomes `image_size` by an antialiased bicubic filter and the middle square is kept. The
-    rotation that phones write in a file is applied. Frames of a folder are its images in natural order (2
+    The short side becomes `image_size` by an antialiased bicubic filter and the middle square is kept.
+
+    Args:
+        path, total_frames: as `read_frames` takes them.
+        num_frames: T.
+        image_size: H = W, pixels.
+
+    Raises:
+        ValueError: as `read_frames`, and for a number below 1.
+    """
+    check_shape(num_frames, image_size)
+
+    def choose(total: int) -> Int[np.ndarray, " T"]:
+        return sample_uniformly(total, num_frames)
+
+    return np.stack(read_frames(path, choose, lambda image: crop_squares(image, image_size)[0], total_frames))
+
+
+def crop_squares(image: Image.Image, image_size: int, crops: int = 1) -> UInt8[np.ndarray, "C S S 3"]:
+    """`crops` squares along the long side of an image (`crop_boxes`), resized by an antialiased bicubic filter."""
+    size = (image_size, image_size)
+    boxes = crop_boxes(*image.size, crops)
+    return np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC, box)) for box in boxes])
+
+
+def read_frames(
+    path: str | pathlib.Path,
+    choose: Choose,
+    view: View = np.asarray,
+    total_frames: int | None = None,
+) -> list[UInt8[np.ndarray, "..."]]:
+    """Chosen RGB frames of a video file or of a folder of images.
+
+    The rotation that phones write in a file is applied. Frames of a folder are its images in natural order (2
     before 10).
 
     Args:
         path: a file that PyAV decodes, or a folder of images.
-        num_frames: T.
-        image_size: H = W, pixels.
+        choose: from the number of frames there are, the indices of those that are wanted, in the order wanted.
+        view: what is kept of a frame; all of its pixels by default. It is called once for each frame read.
         total_frames: for a folder, how many of its images make the video; all of them if None.
+
+    Returns:
+        What `view` gives for each index that `choose` gives.
 
     Raises:
         ValueError: naming the file, if it is missing, empty, damaged, cut short, or has no pictures.
     """
-    check_shape(num_frames, image_size)
     path = pathlib.Path(path)
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     if path.is_dir():
-        return _read_folder(path, num_frames, image_size, total_frames)
+        return _read_folder(path, choose, view, total_frames)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     with _naming(path):
-        return _read_video(path, num_frames, image_size)
+        return _read_video(path, choose, view)
 
 
 @contextlib.contextmanager
@@ -69,39 +99,32 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"{path}: damaged, or not an image: {error}") from error
 
 
-def _crop(image: Image.Image, image_size: int) -> UInt8[np.ndarray, "H W 3"]:
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC, box))
-
-
 def _read_folder(
-    path: pathlib.Path, num_frames: int, image_size: int, total_frames: int | None
-) -> UInt8[np.ndarray, "T H W 3"]:
+    path: pathlib.Path, choose: Choose, view: View, total_frames: int | None
+) -> list[UInt8[np.ndarray, "..."]]:
     def natural(file: pathlib.Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
     files = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=natural)
     if len(files) < (total_frames or 1):
         raise ValueError(f"{path}: the folder holds {len(files)} images; {total_frames or 1} are needed")
-    frames = []
-    for index in sample_uniformly(total_frames or len(files), num_frames):
+    wanted = choose(total_frames or len(files)).tolist()
+    frames = {}
+    for index in sorted(set(wanted)):
         with _naming(files[index]), Image.open(files[index]) as image:
-            frames.append(_crop(image, image_size))
-    return np.stack(frames)
+            frames[index] = view(image.convert("RGB"))
+    return [frames[index] for index in wanted]
 
 
-def _read_video(path: pathlib.Path, num_frames: int, image_size: int) -> UInt8[np.ndarray, "T H W 3"]:
-    packets = _count_packets(path)
-    wanted = sample_uniformly(packets, num_frames)
-    frames, decoded = _decode(path, set(wanted.tolist()), image_size)
-    if 0 < decoded <= wanted[-1]:  # some packets carry no picture of their own: sample what there is
-        wanted = sample_uniformly(decoded, num_frames)
-        frames, _ = _decode(path, set(wanted.tolist()), image_size)
+def _read_video(path: pathlib.Path, choose: Choose, view: View) -> list[UInt8[np.ndarray, "..."]]:
+    wanted = choose(_count_packets(path)).tolist()
+    frames, decoded = _decode(path, set(wanted), view)
+    if 0 < decoded <= max(wanted):  # some packets carry no picture of their own: sample what there is
+        wanted = choose(decoded).tolist()
+        frames, _ = _decode(path, set(wanted), view)
     if not frames:
         raise ValueError(f"{path}: no frame could be decoded")
-    return np.stack([frames[index] for index in wanted.tolist()])
+    return [frames[index] for index in wanted]
 
 
 def _video_stream(path: pathlib.Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -145,9 +168,9 @@ def _check_duration(
 
 
 def _decode(
-    path: pathlib.Path, wanted: set[int], image_size: int
-) -> tuple[dict[int, UInt8[np.ndarray, "H W 3"]], int]:
-    """The wanted frames, cropped, by index; and how many were decoded to get to the last of them."""
+    path: pathlib.Path, wanted: set[int], view: View
+) -> tuple[dict[int, UInt8[np.ndarray, "..."]], int]:
+    """The wanted frames' views, by index; and how many were decoded to get to the last of them."""
     frames, decoded = {}, 0
     with av.open(str(path)) as container:
         stream = _video_stream(path, container)
@@ -155,70 +178,11 @@ def _decode(
         for frame in container.decode(stream):
             if decoded in wanted:
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                frames[decoded] = _crop(Image.fromarray(np.ascontiguousarray(upright)), image_size)
+                frames[decoded] = view(Image.fromarray(np.ascontiguousarray(upright)))
             decoded += 1
             if decoded > max(wanted):
                 break
     return frames, decoded
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One line of a list: a video file, or a folder of images whose first `total_frames` are the video."""
-
-    path: pathlib.Path
-    label: int
-    total_frames: int | None = None
-
-
-_LINE = re.compile(r"(?P<path>\S.*?)(?:[\s,]+(?P<total>\d+))?[\s,]+(?P<label>\d+)")
-
-
-def read_list(path: str | pathlib.Path, root: str | pathlib.Path = "") -> list[Sample]:
-    """The samples of a list file, with lines `path label` or `frame_folder total_frames label`.
-
-    Fields are apart by spaces, tabs or commas, and a path may hold spaces. Blank lines are passed over.
-    Whether a line is of the second form is told by its path being a folder under `root`, so `clip 12 3` may
-    be either.
-
-    Args:
-        path: the list.
-        root: what paths in it are relative to; the working directory by default.
-
-    Raises:
-        ValueError: naming the list and the line, if it cannot be read, has a line of neither form, names a
-            file that does not exist, or has no lines.
-    """
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-        raise ValueError(f"{path}: the list cannot be read: {reason}") from error
-    samples = [
-        _parse_line(line.strip(), pathlib.Path(root), f"{path}, line {number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not samples:
-        raise ValueError(f"{path}: the list is empty")
-    return samples
-
-
-def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise ValueError(
-            f"{where}: {line!r} is neither `path label` nor `frame_folder total_frames label`, "
-            "where labels are 0, 1, ..."
-        )
-    label, folder = int(match["label"]), root / match["path"]
-    if match["total"] is not None and folder.is_dir():
-        return Sample(folder, label, int(match["total"]))
-    file = root / line[: match.start("label")].rstrip(" \t,")
-    if not file.exists():
-        raise ValueError(f"{where}: no such file or folder: {file}")
-    return Sample(file, label)
 
 
 @final

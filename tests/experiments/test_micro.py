@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 import vmp
 from experiments import micro
-from experiments import train as training
 from experiments.data import PhotoPan
 from experiments.evaluate import evaluate
+from experiments.training.run import Run
+from experiments.training.start import make_model
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig
 
@@ -71,16 +72,14 @@ def test_both_scans_start_from_the_same_draw():
     starts = []
     for variant in ("paper", "videomamba"):
         torch.manual_seed(micro.SETTINGS.seed)
-        starts.append(
-            training.make_model(micro.SETTINGS.model_copy(update={"variant": variant}))[0].state_dict()
-        )
+        starts.append(make_model(micro.SETTINGS.model_copy(update={"variant": variant}))[0].state_dict())
     shared = starts[0].keys() & starts[1].keys()
     assert {name.rpartition(".")[2] for name in starts[0].keys() ^ starts[1].keys()} == {"D_b"}
     assert all(torch.equal(starts[0][name], starts[1][name]) for name in shared)
 
 
 def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
-    update = training._Run.update
+    update = Run.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -89,7 +88,7 @@ def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
 
     flags = ("--out", tmp_path / "out", "--work", tmp_path / "work", "--steps", 4, "--clips", 6)
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "update", update_and_interrupt)
+        patch.setattr(Run, "update", update_and_interrupt)
         result = run_cli(*flags)
     assert result.exit_code == 128 + signal.SIGTERM
     assert result.stderr.strip() == "stopped after step 2; the same command goes on from there"

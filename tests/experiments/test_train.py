@@ -18,10 +18,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import vmp
-from experiments import train as training
 from experiments.data import PhotoPan
 from experiments.runs import RunFolder, write_text
-from experiments.train import StepBatches, Stopped, StopSignal, TrainConfig, train
+from experiments.train import Stopped, TrainConfig, main, train
+from experiments.training import loop
+from experiments.training.batches import StepBatches
+from experiments.training.optimiser import parameter_groups
+from experiments.training.run import Run
+from experiments.training.start import make_model
+from experiments.training.stopping import StopSignal
 
 TINY = {
     "num_frames": 2,
@@ -72,7 +77,7 @@ def whole(tmp_path_factory):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
     """Let training be interrupted right after a step: by a signal, or by dying without a word."""
-    update = training._Run.update
+    update = Run.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -81,7 +86,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
         if run.step == step and how == "death":
             raise MemoryError
 
-    monkeypatch.setattr(training._Run, "update", update_and_interrupt)
+    monkeypatch.setattr(Run, "update", update_and_interrupt)
 
 
 def test_a_run_leaves_weights_metrics_and_configuration(whole):
@@ -101,7 +106,7 @@ def test_a_run_leaves_weights_metrics_and_configuration(whole):
     assert model.config.variant == "paper"
     assert model.config.num_classes == 6
     torch.manual_seed(CONFIG.seed)
-    start = training.make_model(CONFIG)[0].state_dict()
+    start = make_model(CONFIG)[0].state_dict()
     assert all(not torch.equal(start[name], value) for name, value in model.state_dict().items())
 
 
@@ -128,12 +133,13 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(whole
         "import io, os, pathlib, signal, sys, torch\n"
         "from experiments.train import TrainConfig, train\n"
         "save = torch.save\n"
-        "def save_half_and_die(state, path):\n"
+        "def save_half_and_die(state, file):\n"
         "    if state['step'] < 10:\n"
-        "        return save(state, path)\n"
+        "        return save(state, file)\n"
         "    buffer = io.BytesIO()\n"
         "    save(state, buffer)\n"
-        "    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
+        "    file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
+        "    file.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "torch.save = save_half_and_die\n"
         "train(TrainConfig.read(pathlib.Path(sys.argv[1]), {'workers': 1}), pathlib.Path(sys.argv[2]))\n"
@@ -189,15 +195,16 @@ def test_two_processes_do_the_same_as_one(tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         "import pathlib, sys, torch\n"
-        "from experiments import train as training\n"
+        "from experiments.train import TrainConfig, train\n"
+        "from experiments.training.run import Run\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "finish = training._Run.finish\n"
+        "finish = Run.finish\n"
         "def finish_and_show(run, weights):\n"
         "    torch.save(run.unwrapped.state_dict(), folder / f'rank{run.accelerator.process_index}.pt')\n"
         "    assert run.accelerator.num_processes == 2\n"
         "    finish(run, weights)\n"
-        "training._Run.finish = finish_and_show\n"
-        "training.train(training.TrainConfig.read(folder / 'one' / 'config.json'), folder / 'two')\n"
+        "Run.finish = finish_and_show\n"
+        "train(TrainConfig.read(folder / 'one' / 'config.json'), folder / 'two')\n"
         "torch.distributed.destroy_process_group()\n"
     )
     # Without --multi_gpu, accelerate starts a single process on a machine that has no mpirun.
@@ -226,7 +233,7 @@ def test_two_processes_do_the_same_as_one(tmp_path):
 
 
 def test_a_batch_must_divide_among_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.Accelerator, "num_processes", 3)
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="batch_size 4 does not divide among 3 processes"):
         train(CONFIG, tmp_path)
 
@@ -243,25 +250,29 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 def test_batches_cover_every_epoch_once_and_split_over_processes():
     config = TrainConfig(steps=15, batch_size=4, seed=3)
-    batches = list(StepBatches(config, size=20, start=0))
+    batches = [[draw[0] for draw in batch] for batch in StepBatches(config, size=20, start=0)]
     assert [len(batch) for batch in batches] == [4] * 15
     flat = [index for batch in batches for index in batch]
     epochs = [flat[k : k + 20] for k in (0, 20, 40)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(20))
     assert epochs[0] != epochs[1] != epochs[2]
-    assert list(StepBatches(config, 20, start=6)) == batches[6:]
-    halves = [list(StepBatches(config, 20, 0, rank, 2)) for rank in (0, 1)]
+    assert [[draw[0] for draw in batch] for batch in StepBatches(config, 20, start=6)] == batches[6:]
+    halves = [
+        [[draw[0] for draw in batch] for batch in StepBatches(config, 20, 0, rank, 2)] for rank in (0, 1)
+    ]
     for whole_batch, first, second in zip(batches, *halves, strict=True):
         assert sorted(first + second) == sorted(whole_batch)
         assert len(first) == len(second) == 2
-    odd = [index for batch in StepBatches(config, size=7, start=0) for index in batch]
+    drawn = [draw for batch in StepBatches(config, size=7, start=0) for draw in batch]
+    assert [epoch for _, epoch in drawn] == [place // 7 for place in range(60)]
+    odd = [index for index, _ in drawn]
     assert all(sorted(odd[k : k + 7]) == list(range(7)) for k in range(0, 56, 7))
 
 
 def test_weight_decay_is_for_matrices_alone():
     model = vmp.create_model("vmp_micro", "videomamba", **TINY, num_classes=3)
-    decayed, exempt = training._parameter_groups(model, 0.05)
+    decayed, exempt = parameter_groups(model, 0.05)
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     names = [{name_of[id(p)] for p in group["params"]} for group in (decayed, exempt)]
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.05, 0)
@@ -301,7 +312,7 @@ def test_stop_signal_notes_the_first_and_lets_the_second_through(interrupts):
 
 def run_cli(*arguments: str):
     application = typer.Typer()
-    application.command()(training.main)
+    application.command()(main)
     return CliRunner().invoke(application, arguments)
 
 
@@ -330,7 +341,7 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
         (("--set", "path=3"), "path: Extra inputs are not permitted"),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
-        (("--task", "cats"), "task: Input should be 'photo-pan'"),
+        (("--task", "cats"), "task: there is no task 'cats'; there are recall, "),
         (("--model", "resnet"), "no model 'resnet'"),
         (("--variant", "none"), "no variant 'none'"),
         (("--set", 'fields={"depht": 2}'), "no field depht"),
@@ -398,8 +409,8 @@ def test_no_worker_outlives_a_run_that_fails_even_one_that_a_clip_holds_up(tmp_p
         return make_frames(dataset, index)
 
     first, second = list(StepBatches(CONFIG, CONFIG.steps * CONFIG.batch_size, 0))[:2]
-    slow = second[0]
-    assert slow not in first
+    slow, _ = second[0]
+    assert slow not in [index for index, _ in first]
     monkeypatch.setattr(PhotoPan, "frames", frames_or_sleep)
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     interrupt(monkeypatch, 1, "death")
@@ -416,14 +427,15 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
     script.write_text(
         "import os, signal\n"
         "import typer\n"
-        "from experiments import train as training\n"
-        "update = training._Run.update\n"
+        "from experiments.train import main\n"
+        "from experiments.training.run import Run\n"
+        "update = Run.update\n"
         "def update_and_terminate(run, *batch):\n"
         "    update(run, *batch)\n"
         "    if run.step == 3:\n"
         "        os.killpg(0, signal.SIGTERM)\n"
-        "training._Run.update = update_and_terminate\n"
-        "typer.run(training.main)\n"
+        "Run.update = update_and_terminate\n"
+        "typer.run(main)\n"
     )
     command = [
         sys.executable,

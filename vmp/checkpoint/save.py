@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vmp import __version__
 from vmp.checkpoint.recognise import CONFIG_KEY
@@ -45,7 +45,8 @@ def save_checkpoint(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
-        save_file(tensors, partial, {**(metadata or {}), **own})
+        # safetensors' own writer would hide the system's error, such as a full disk, in one of its kind.
+        partial.write_bytes(save(tensors, {**(metadata or {}), **own}))
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)

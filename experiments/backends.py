@@ -1,0 +1,105 @@
+"""Where the cells of a grid run: processes here (loky), or a cluster's (dask, ray). All of them must see its folder."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import joblib
+
+Backend = Literal["loky", "dask", "ray"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+WATCH = 0.2
+"""Seconds between a worker's looks at the process that started it."""
+
+PATIENCE = 5
+"""Seconds in which a dask scheduler has to answer."""
+
+
+@contextlib.contextmanager
+def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
+    """Inside, `joblib.Parallel` runs tasks on this backend, each on one thread.
+
+    Args:
+        name: one of BACKENDS.
+        jobs: tasks at a time; of a cluster that has an address, its own size decides.
+        address: of a dask scheduler or a ray cluster; None for one started here, and gone at the end.
+
+    Raises:
+        ValueError: for another name, a package that is not installed, or a cluster that does not answer.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r}: it must be one of {', '.join(BACKENDS)}")
+    if jobs < 1:
+        raise ValueError(f"jobs {jobs}: at least 1 is needed")
+    if name == "loky":
+        if address is not None:
+            raise ValueError(f"address {address}: the backend loky runs here; dask and ray take an address")
+        workers = {"initializer": live_with, "initargs": (os.getpid(),)} if jobs > 1 else {}
+        with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1, **workers):
+            yield
+        return
+    try:
+        cluster = _dask(jobs, address) if name == "dask" else _ray(jobs, address)
+        with cluster:
+            yield
+    except ImportError as error:
+        raise ValueError(
+            f"backend {name}: {error.name} is not installed; pip install 'vmp-toolkit[{name}]'"
+        ) from error
+
+
+def live_with(parent: int) -> None:
+    """Let this process end as soon as `parent` has, and leave an interrupt from the terminal to it.
+
+    A worker whose parent was killed would otherwise finish its task, and then wait for others.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _dask(jobs: int, address: str | None) -> Iterator[None]:
+    import distributed
+
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            # No dashboard: its port may be taken, and nobody is told of it.
+            cluster = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(cluster).scheduler_address
+        try:
+            client = distributed.Client(address, timeout=PATIENCE)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"address {address}: no dask scheduler answers there: {error}") from error
+        stack.enter_context(client)
+        stack.enter_context(joblib.parallel_config("dask"))
+        yield
+
+
+@contextlib.contextmanager
+def _ray(jobs: int, address: str | None) -> Iterator[None]:
+    import ray
+    from ray.util.joblib import register_ray
+
+    try:
+        ray.init(
+            address, num_cpus=jobs if address is None else None, include_dashboard=False, log_to_driver=False
+        )
+    except ConnectionError as error:
+        raise ValueError(f"address {address}: no ray cluster answers there: {error}") from error
+    try:
+        register_ray()
+        with joblib.parallel_config("ray", n_jobs=jobs if address is None else -1):
+            yield
+    finally:
+        ray.shutdown()

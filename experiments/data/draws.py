@@ -1,0 +1,144 @@
+"""Clips to train on from labelled video files: frames and augmentation drawn anew in each epoch, bad files replaced.
+
+A draw of a clip is a function of (seed, epoch, clip) and of which files are good. Neither the order of the draws,
+nor the number of workers, nor a restart changes a bit of any.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from experiments.data.augment import ClipAugment
+from experiments.data.clip import check_shape
+from experiments.data.lists import Sample
+from experiments.data.sampling import sample_segments, sample_stretch
+from experiments.data.video import Choose, read_frames
+
+ATTEMPTS = 16
+"""Bad files in a row after which a draw gives up."""
+
+_NAMED = 3  # of the bad files, in an error
+_SAMPLING, _AUGMENTING, _REPLACING = range(3)  # random streams of a draw
+
+
+class Draw(NamedTuple):
+    """What a batch sampler asks `VideoDraws` for: video `clip` of the list as it is in `epoch`."""
+
+    clip: int
+    epoch: int
+
+
+class Drawn(NamedTuple):
+    """Clips of one draw, or of a batch. `bad` says what is wrong with the files that were replaced, by their index."""
+
+    videos: Float[Tensor, "B 3 T S S"]
+    labels: Int[Tensor, " B"]
+    bad: dict[int, str]
+
+
+def collate(draws: Sequence[Drawn]) -> Drawn:
+    """One `Drawn` of several: `collate_fn` of a DataLoader over `VideoDraws`."""
+    return Drawn(
+        torch.cat([drawn.videos for drawn in draws]),
+        torch.cat([drawn.labels for drawn in draws]),
+        {index: problem for drawn in draws for index, problem in drawn.bad.items()},
+    )
+
+
+@final
+class VideoDraws(Dataset[Drawn]):
+    """Sparse random frames (one of each of T equal segments: Wang et al., arXiv 1608.00859) of videos, augmented.
+
+    A file that cannot be read is replaced by another of the list, drawn from (seed, epoch, clip, attempt), with that
+    one's label, and is named in `Drawn.bad`; `BadVideos` counts them and says when there are too many.
+
+    Args:
+        samples: as from `experiments.data.lists`.
+        augment: the random view of each clip; its `image_size` is the size of the clips.
+        num_frames: T.
+        seed: of all that is random.
+        repeats: views of each draw, augmented apart from the same frames (repeated sampling: Hoffer et al., arXiv
+            1901.09335); a draw has that many clips.
+        stride: take every stride-th frame from a random one on, instead of sparse frames.
+
+    Raises:
+        ValueError: for no samples or a number below 1; on a draw, if ATTEMPTS files in a row cannot be read.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        augment: ClipAugment,
+        num_frames: int = 8,
+        seed: int = 0,
+        repeats: int = 1,
+        stride: int | None = None,
+    ) -> None:
+        check_shape(num_frames, augment.image_size, len(samples), seed)
+        if repeats < 1 or (stride or 1) < 1:
+            raise ValueError(f"repeats = {repeats}, stride = {stride}: they must be at least 1")
+        self.samples, self.augment = tuple(samples), augment
+        self.num_frames, self.seed, self.repeats, self.stride = num_frames, seed, repeats, stride
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Drawn:
+        problems: dict[int, str] = {}
+        index = draw.clip
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._make(index, draw, problems)
+            except ValueError as error:
+                problems[index] = str(error)
+            rng = np.random.default_rng([self.seed, draw.epoch, draw.clip, _REPLACING, attempt])
+            index = int(rng.integers(len(self)))
+        raise ValueError(
+            f"{ATTEMPTS} videos of the list in a row cannot be read; the first of them: {next(iter(problems.values()))}"
+        )
+
+    def _make(self, index: int, draw: Draw, problems: dict[int, str]) -> Drawn:
+        sample, key = self.samples[index], [self.seed, draw.epoch, draw.clip]
+        frames = np.stack(read_frames(sample.path, self._choose(key), total_frames=sample.total_frames))
+        views = [self.augment(frames, [*key, _AUGMENTING, repeat]) for repeat in range(self.repeats)]
+        return Drawn(torch.stack(views), torch.full((self.repeats,), sample.label), problems)
+
+    def _choose(self, key: list[int]) -> Choose:
+        def choose(total: int) -> Int[np.ndarray, " T"]:
+            rng = np.random.default_rng([*key, _SAMPLING])
+            if self.stride is None:
+                return sample_segments(total, self.num_frames, rng)
+            return sample_stretch(total, self.num_frames, self.stride, rng)
+
+        return choose
+
+
+@final
+class BadVideos:
+    """Counts the bad files of a list, each once, and refuses more than a share of it.
+
+    Args:
+        total: length of the list.
+        max_bad: the largest share of it that may be bad.
+        known: bad files of the run so far, as `found` gave them: put it in a checkpoint.
+    """
+
+    def __init__(self, total: int, max_bad: float = 0.01, known: Mapping[int, str] | None = None) -> None:
+        self.found: dict[int, str] = dict(known or {})
+        self.limit = int(max_bad * total)
+        self._total = total
+
+    def note(self, bad: Mapping[int, str]) -> None:
+        """Count these too. Raises ValueError, naming some, if there are now more than may be."""
+        self.found.update(bad)
+        if len(self.found) > self.limit:
+            named = "; ".join(list(self.found.values())[-_NAMED:])
+            raise ValueError(
+                f"{len(self.found)} of {self._total} videos of the list are missing or damaged, and max_bad allows "
+                f"{self.limit}: {named}"
+            )

@@ -1,0 +1,330 @@
+"""Lists of labelled videos: plain ones, and those of Kinetics-400, Something-Something V2, UCF101 and HMDB51.
+
+A file that a list names and that is not there is found out when it is read, as a damaged one is; a list of which
+nothing is there is refused at once.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, final
+
+PathLike = str | pathlib.Path
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+_PROBED = 100  # names of a list that are looked for, of which one has to be there
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A labelled video: a file, or a folder of images whose first `total_frames` are the video."""
+
+    path: pathlib.Path
+    label: int
+    total_frames: int | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class VideoList:
+    """The videos of one list.
+
+    samples   the videos, in the list's order
+    classes   what labels 0, 1, ... mean
+    mirrored  whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right
+    """
+
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    mirrored: bool = True
+
+
+def read_dataset(
+    dataset: str, listing: PathLike, root: PathLike = "", labels: PathLike | None = None
+) -> VideoList:
+    """The list of one split of a data set.
+
+    | dataset     | listing                                             | labels                                      |
+    |-------------|-----------------------------------------------------|---------------------------------------------|
+    | list        | as `read_list`                                      | names, one a line; the numbers if None      |
+    | kinetics400 | as `read_list`, or the official CSV of names and    | names, one a line; if None, the names of    |
+    |             | YouTube ids: files ID_START_END.mp4 (six digits) or | the CSV in alphabetical order, which have   |
+    |             | ID.mp4 in root or up to two folders below           | to be 400                                   |
+    | ssv2        | official JSON of ids and templates: files ID.webm,  | official JSON of templates; if None,        |
+    |             | ID.mp4 or folders ID of images in root              | labels.json or something-something-v2-labels|
+    |             |                                                     | .json beside the list                       |
+    | ucf101      | official trainlist01.txt, testlist01.txt, ...       | classInd.txt; if None, the one beside it    |
+    | hmdb51      | official folder of NAME_test_split1.txt, or a       | none: names of the files, in alphabetical   |
+    |             | pattern in it such as FOLDER/*_test_split2.txt,     | order                                       |
+    |             | after `train:` or `test:`                           |                                             |
+
+    Args:
+        dataset: one of DATASETS.
+        listing: the file above.
+        root: what paths are relative to; the working directory by default.
+        labels: the file above.
+
+    Raises:
+        ValueError: in one line that names the list and the line, for a list that cannot be read, is of another form,
+            is empty, or names no file that exists; and for a data set that is not known.
+    """
+    if dataset not in _READERS:
+        raise ValueError(f"data set {dataset!r}: it must be one of {', '.join(DATASETS)}")
+    found = _READERS[dataset](listing, pathlib.Path(root), labels)
+    if not any(sample.path.exists() for sample in found.samples[:_PROBED]):
+        raise ValueError(
+            f"{listing}: nothing it names is there, such as {found.samples[0].path}; is root right?"
+        )
+    return found
+
+
+def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
+    """The samples of a list file, with lines `path label` or `frame_folder total_frames label`.
+
+    Fields are apart by spaces, tabs or commas, and a path may hold spaces. Blank lines are passed over.
+    Whether a line is of the second form is told by its path being a folder under `root`, so `clip 12 3` may
+    be either.
+
+    Raises:
+        ValueError: naming the list and the line, if it cannot be read, has a line of neither form, or has no lines.
+    """
+    return [_parse_line(line, pathlib.Path(root), where) for where, line in _lines(path)]
+
+
+_LINE = re.compile(r"(?P<path>\S.*?)(?:[\s,]+(?P<total>\d+))?[\s,]+(?P<label>\d+)")
+
+
+def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(
+            f"{where}: {line!r} is neither `path label` nor `frame_folder total_frames label`, "
+            "where labels are 0, 1, ..."
+        )
+    label, folder = int(match["label"]), root / match["path"]
+    if match["total"] is not None and folder.is_dir():
+        return Sample(folder, label, int(match["total"]))
+    return Sample(root / line[: match.start("label")].rstrip(" \t,"), label)
+
+
+def _plain(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    samples = read_list(listing, root)
+    if labels is None:
+        classes = tuple(map(str, range(max(sample.label for sample in samples) + 1)))
+    else:
+        classes = tuple(name for _, name in _lines(labels))
+    return VideoList(_within(samples, len(classes), listing), classes)
+
+
+KINETICS_CLASSES = 400
+_KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
+
+
+def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    where, first = next(_lines(listing))
+    names = None if labels is None else tuple(name for _, name in _lines(labels))
+    columns = [column.strip() for column in first.split(",")]
+    if "youtube_id" not in columns:
+        classes = names or tuple(map(str, range(KINETICS_CLASSES)))
+        return VideoList(_within(read_list(listing, root), len(classes), listing), classes)
+    if not set(columns) >= _KINETICS_COLUMNS:
+        missing = ", ".join(sorted(_KINETICS_COLUMNS - set(columns)))
+        raise ValueError(f"{where}: the list has no column {missing}; it needs labels and times")
+    rows = [
+        (where, dict(zip(columns, next(csv.reader([line])), strict=False)))
+        for where, line in list(_lines(listing))[1:]
+    ]
+    for where, row in rows:
+        if not (
+            row.keys() >= _KINETICS_COLUMNS and row["time_start"].isdigit() and row["time_end"].isdigit()
+        ):
+            raise ValueError(f"{where}: not a line of {', '.join(columns)}, with times in whole seconds")
+    if not rows:
+        raise ValueError(f"{listing}: the list is empty")
+    classes = names or tuple(sorted({row["label"] for _, row in rows}))
+    if names is None and len(classes) != KINETICS_CLASSES:
+        raise ValueError(
+            f"{listing}: it names {len(classes)} classes and not {KINETICS_CLASSES}, so their numbers cannot be told; "
+            "give a file of labels, one name a line"
+        )
+    timed = [
+        f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}" for _, row in rows
+    ]
+    untimed = [row["youtube_id"] for _, row in rows]
+    files = _find(root, {*timed, *untimed}, depth=2)
+    samples = [
+        Sample(
+            files.get(name) or files.get(short) or root / f"{name}.mp4",
+            _number(row["label"], classes, where),
+        )
+        for (where, row), name, short in zip(rows, timed, untimed, strict=True)
+    ]
+    return VideoList(tuple(samples), classes)
+
+
+def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    if labels is None:
+        labels = _beside(listing, "labels.json", "something-something-v2-labels.json")
+    numbers = _json(labels, dict)
+    try:
+        classes = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+        if [int(numbers[name]) for name in classes] != list(range(len(classes))):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{labels}: it must hold {{"template": "number", ...}} with numbers 0, 1, ...'
+        ) from error
+    entries = _json(listing, list)
+    for position, entry in enumerate(entries, 1):
+        if not (isinstance(entry, dict) and "id" in entry and isinstance(entry.get("template"), str)):
+            raise ValueError(
+                f"{listing}, entry {position}: it must have an id and a template, as train and validation"
+            )
+    files = _find(root, {str(entry["id"]) for entry in entries}, depth=0)
+    samples = [
+        Sample(
+            files.get(str(entry["id"])) or root / f"{entry['id']}.webm",
+            _number(re.sub(r"[\[\]]", "", entry["template"]), classes, f"{listing}, entry {position}"),
+        )
+        for position, entry in enumerate(entries, 1)
+    ]
+    return VideoList(tuple(samples), classes, mirrored=False)
+
+
+def _ucf(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    index = _beside(listing, "classInd.txt") if labels is None else labels
+    classes: list[str] = []
+    for where, line in _lines(index):
+        number, _, name = line.partition(" ")
+        if number != str(len(classes) + 1) or not name:
+            raise ValueError(f"{where}: {line!r} is not `{len(classes) + 1} ClassName`")
+        classes.append(name.strip())
+    samples = []
+    for where, line in _lines(listing):
+        file, _, number = line.partition(" ")
+        label = _number(pathlib.PurePosixPath(file).parent.name, tuple(classes), where)
+        if number and number.strip() != str(label + 1):
+            raise ValueError(
+                f"{where}: class {number.strip()}, but {index} numbers {classes[label]} as {label + 1}"
+            )
+        samples.append(Sample(root / file, label))
+    return VideoList(tuple(samples), tuple(classes))
+
+
+def _hmdb(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
+    part, colon, place = str(listing).partition(":")
+    if not colon or part not in ("train", "test"):
+        raise ValueError(
+            f"{listing}: for hmdb51, the list is train:FOLDER or test:FOLDER, as each file holds both"
+        )
+    folder, pattern = pathlib.Path(place), "*_test_split1.txt"
+    if not folder.is_dir():
+        folder, pattern = folder.parent, folder.name
+    files = sorted(folder.glob(pattern)) if folder.is_dir() else []
+    suffix = re.compile(r"_test_split\d+\.txt")
+    classes = tuple(suffix.sub("", file.name) for file in files)
+    if not files or len(set(classes)) < len(files) or any(not suffix.search(file.name) for file in files):
+        raise ValueError(
+            f"{place}: it must be a folder of NAME_test_split1.txt, or a pattern of one split in it"
+        )
+    wanted = {"train": "1", "test": "2"}[part]
+    samples = []
+    for label, file in enumerate(files):
+        for where, line in _lines(file):
+            name, _, use = line.rpartition(" ")
+            if use not in ("0", "1", "2") or not name:
+                raise ValueError(
+                    f"{where}: {line!r} is not `file.avi use`, with use 0, 1 (train) or 2 (test)"
+                )
+            if use == wanted:
+                samples.append(Sample(root / classes[label] / name.strip(), label))
+    if not samples:
+        raise ValueError(f"{place}: no video in it is for {part}")
+    return VideoList(tuple(samples), classes)
+
+
+_READERS: dict[str, Callable[[PathLike, pathlib.Path, PathLike | None], VideoList]] = {
+    "list": _plain,
+    "kinetics400": _kinetics,
+    "ssv2": _something,
+    "ucf101": _ucf,
+    "hmdb51": _hmdb,
+}
+DATASETS = tuple(_READERS)
+
+
+def _text(path: PathLike) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise ValueError(f"{path}: the list cannot be read: {reason}") from error
+
+
+def _lines(path: PathLike) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, stripped, each with where it is; ValueError if there are none."""
+    lines = [
+        (f"{path}, line {number}", line.strip()) for number, line in enumerate(_text(path).splitlines(), 1)
+    ]
+    filled = [(where, line) for where, line in lines if line]
+    if not filled:
+        raise ValueError(f"{path}: the list is empty")
+    return iter(filled)
+
+
+def _json(path: PathLike, kind: type) -> Any:
+    try:
+        data = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+    if not isinstance(data, kind) or not data:
+        raise ValueError(
+            f"{path}: it must hold {'an object' if kind is dict else 'a list'} that is not empty"
+        )
+    return data
+
+
+def _beside(listing: PathLike, *names: str) -> pathlib.Path:
+    places = [pathlib.Path(listing).with_name(name) for name in names]
+    for place in places:
+        if place.exists():
+            return place
+    raise ValueError(f"{listing}: beside it there is no {' and no '.join(names)}; name the file of labels")
+
+
+def _number(name: str, classes: tuple[str, ...], where: str) -> int:
+    try:
+        return classes.index(name)
+    except ValueError:
+        raise ValueError(f"{where}: {name!r} is none of the {len(classes)} classes") from None
+
+
+def _within(samples: Sequence[Sample], classes: int, listing: PathLike) -> tuple[Sample, ...]:
+    for sample in samples:
+        if sample.label >= classes:
+            raise ValueError(f"{listing}: {sample.path}: label {sample.label}: there are {classes} classes")
+    return tuple(samples)
+
+
+def _find(root: pathlib.Path, names: Collection[str], depth: int) -> dict[str, pathlib.Path]:
+    """Video files and folders of images by those of `names` that are theirs, at most `depth` folders below `root`."""
+    found: dict[str, pathlib.Path] = {}
+    try:
+        entries = sorted(os.scandir(root or "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(f"{root}: the folder of videos cannot be read: {error.strerror}") from error
+    for entry in entries:
+        path = root / entry.name
+        if entry.name in names and entry.is_dir():
+            found[entry.name] = path
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            if path.stem in names:
+                found[path.stem] = path
+        elif depth and entry.is_dir():
+            found |= _find(path, names, depth - 1)
+    return found
