@@ -275,7 +275,7 @@ def test_a_wrong_configuration_is_one_line(tmp_path, change, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--preset", "quickest"), "preset 'quickest': it must be one of quick"),
+        (("--preset", "quickest"), "preset 'quickest': it must be one of quick, full, gpu"),
         (("--preset", "quick", "--config", "x.json"), "preset quick and config x.json were both given"),
         (("--config", "nowhere.json"), "nowhere.json: the grid cannot be read: No such file or directory"),
         (("--backend", "slurm"), "backend 'slurm': it must be one of loky, dask, ray"),
