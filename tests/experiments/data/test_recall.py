@@ -42,12 +42,12 @@ def test_every_frame_is_the_cue_of_every_class_equally_often():
 
 
 @pytest.mark.parametrize(("frames", "digits"), [(8, 4), (10, 10), (6, 4), (3, 10)])
-def test_classes_are_spread_evenly_over_the_frames(frames, digits):
+def test_half_of_the_classes_are_spread_evenly_over_the_frames(frames, digits):
     classes, _, _ = read(Recall("train", frames, decode.SIZE, seed=1, size=40, digits=digits))
     for clip in classes:
         counts = np.bincount(clip, minlength=digits)
-        assert counts.max() - counts.min() <= 1
-        assert set(clip) <= set(range(digits))
+        assert np.count_nonzero(counts) == min(frames, digits // 2)
+        assert np.ptp(counts[counts > 0]) <= 1
 
 
 def test_no_frame_without_the_mark_tells_the_label():
@@ -61,19 +61,18 @@ def test_no_frame_without_the_mark_tells_the_label():
         return float(stats.chi2_contingency(table).pvalue)
 
     for t in range(8):
-        assert p_value(classes[:, t], np.ones(800, bool)) > 1e-3
         assert p_value(classes[:, t], cues == t) < 1e-30  # what does tell it
         assert stats.chisquare(np.bincount(classes[:, t], minlength=4)).pvalue > 1e-3
-        # A frame that is not the cue: of each class two of the clip's frames, of the label's one less.
+        # A frame that is not the cue: of both classes in a clip four frames, of the label's one less are left.
         rate = (classes[cues != t, t] == labels[cues != t]).mean()
-        assert rate == pytest.approx(1 / 7, abs=4 * np.sqrt(1 / 7 * 6 / 7 / 700))
+        assert rate == pytest.approx(3 / 7, abs=4 * np.sqrt(3 / 7 * 4 / 7 / 700))
     alike = classes[:, 0] == classes[:, 1]
     assert stats.chi2_contingency([np.bincount(labels[alike]), np.bincount(labels[~alike])]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"digits": 1}, "digits = 1: it must be from 2 to 10"), ({"digits": 11}, "= 11")],
+    [({"digits": 2}, "digits = 2: it must be from 3 to 10"), ({"digits": 11}, "= 11")],
 )
 def test_the_number_of_classes_is_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
