@@ -155,8 +155,6 @@ _LARGE = CellConfig(
 )
 _VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
 _TASKS = ("recall", "relation", "direction")
-
-
 _READ_OUTS = ("first", "none")
 
 
