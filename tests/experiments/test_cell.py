@@ -232,3 +232,13 @@ def test_rows_of_a_model_too_large_for_the_viewer_are_of_some_layers_and_clips(m
     assert part["layers"].tolist() == [0, 2, 4]
     assert part["names"].tolist() == [clips[0].name]
     assert np.array_equal(part["P"], whole["P"][:1, [0, 2, 4]])
+
+
+def test_quick_is_three_tasks_of_seven_models_and_no_seed_that_its_settings_were_tried_on():
+    cells = PRESETS["quick"].cells()
+    assert len(cells) == 63
+    assert {(c.task, c.variant) for c in cells} == {
+        (task, variant) for task in ("recall", "relation", "direction") for variant in VARIANTS
+    }
+    assert not {cell.seed for cell in cells} & {90, 91}
+    assert {cell.class_token for cell in cells if cell.task == "recall"} == {"first"}
