@@ -1,12 +1,13 @@
 """Does a probe's number go with a task's accuracy? Rank correlation over cells."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from analysis.bootstrap import LEVEL, percentile_interval
@@ -229,6 +230,11 @@ def _p_variants(blocks: list[Block]) -> float:
         for name in ("probe", "accuracy")
     )
     products = probe.T @ accuracy
-    orders = np.array(list(itertools.permutations(range(len(shared)))))
+    orders = _orders(len(shared))
     found = products[np.arange(len(shared)), orders].sum(axis=1)
     return float((np.abs(found) >= abs(np.trace(products)) - 1e-9).mean())
+
+
+@functools.cache
+def _orders(count: int) -> Int[np.ndarray, "orders count"]:
+    return np.array(list(itertools.permutations(range(count))))
