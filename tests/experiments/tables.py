@@ -32,7 +32,7 @@ QUANTITIES = {
     ("decay", "effective_context_tokens", "tokens"): 20.0,
     ("contradiction", "contradictory_mass", "none"): 1.1,
     ("contradiction", "mediator_sensitivity", "nats"): 0.8,
-    ("contradiction", "transitivity_residual", "none"): 0.6,
+    ("contradiction", "transitivity_unmasked", "none"): 0.6,
     ("contradiction", "block_rank", "none"): 5.0,
 }
 SCOPES = ("ssm", "contribution")

@@ -1,0 +1,42 @@
+"""Statistics of a grid: pure functions of its tables to tidy tables."""
+
+from experiments.statistics.accuracy import CONDITIONS, accuracy, accuracy_by_condition, cell_accuracy_by
+from experiments.statistics.association import GROUPS, cell_probes, rank_correlations
+from experiments.statistics.intervals import Estimate, seed_interval
+from experiments.statistics.mcnemar import McNemar, mcnemar, mcnemar_counts
+from experiments.statistics.paired import holm, paired_differences
+from experiments.statistics.tables import (
+    MEDIATORS,
+    REFERENCE,
+    TASKS,
+    base_fields,
+    can_read,
+    ordered,
+    paired_values,
+    strata,
+)
+
+__all__ = [
+    "CONDITIONS",
+    "GROUPS",
+    "MEDIATORS",
+    "REFERENCE",
+    "TASKS",
+    "Estimate",
+    "McNemar",
+    "accuracy",
+    "accuracy_by_condition",
+    "base_fields",
+    "can_read",
+    "cell_accuracy_by",
+    "cell_probes",
+    "holm",
+    "mcnemar",
+    "mcnemar_counts",
+    "ordered",
+    "paired_differences",
+    "paired_values",
+    "rank_correlations",
+    "seed_interval",
+    "strata",
+]

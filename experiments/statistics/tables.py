@@ -1,0 +1,75 @@
+"""What the columns of a grid's tables mean to its statistics: bases, orders, and values paired by seed."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from vmp.config import VARIANTS
+
+REFERENCE = "videomamba"
+"""The variant that others are compared with."""
+
+TASKS = ("recall", "relation", "direction")
+MEDIATORS = ("neutral", "similar to one", "similar to both", "interleaved")
+
+ALWAYS = ("task", "frames", "class_token")
+_OUTCOMES = frozenset(
+    {"cell", "variant", "seed", "parameters", "chance", "n_test", "accuracy", "weights_sha256"}
+)
+_ORDERS = {"task": TASKS, "variant": tuple(VARIANTS), "level": MEDIATORS, "reference": tuple(VARIANTS)}
+
+
+def base_fields(cells: pd.DataFrame) -> list[str]:
+    """The columns that name a base: task, frames, class token, and every other field of a cell's configuration that
+    takes more than one value. Cells of one base differ in variant and seed alone."""
+    changed = [
+        name
+        for name in cells.columns
+        if name not in _OUTCOMES and name not in ALWAYS and cells[name].nunique(dropna=False) > 1
+    ]
+    return [*ALWAYS, *changed]
+
+
+def ordered(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows sorted by these columns, tasks, variants and kinds of mediators in the order of docs/math.md."""
+
+    def rank(column: pd.Series) -> pd.Series:
+        known = _ORDERS.get(str(column.name))
+        if known is None:
+            return column
+        names = [*known, *sorted(set(column.dropna()) - set(known))]
+        return column.map({name: place for place, name in enumerate(names)})
+
+    return table.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
+
+
+def can_read(cells: pd.DataFrame) -> pd.Series:
+    """Whether a cell's read-out can see any frame: with the class token first, forward-only Mamba's cannot
+    (docs/math.md, class-first), and its accuracy is chance by construction."""
+    return ~((cells["variant"] == "mamba") & (cells["class_token"] == "first"))
+
+
+def paired_values(
+    cells: pd.DataFrame, values: pd.Series, variant: str, reference: str = REFERENCE
+) -> pd.DataFrame:
+    """A number of each cell of `variant` less that of `reference` in the same base and of the same seed.
+
+    Args:
+        values: by cell.
+
+    Returns:
+        Columns: those of `base_fields`, seed, difference. Pairs of which one is absent or NaN are left out.
+    """
+    keys = [*base_fields(cells), "seed"]
+    numbers = cells[[*keys, "variant"]].assign(value=cells["cell"].map(values))
+    one, other = (
+        numbers[numbers["variant"] == name].drop(columns="variant") for name in (variant, reference)
+    )
+    both = one.merge(other, on=keys, suffixes=("", "_reference"), validate="one_to_one")
+    both["difference"] = both["value"] - both["value_reference"]
+    return ordered(both.dropna(subset="difference")[[*keys, "difference"]], keys)
+
+
+def strata(table: pd.DataFrame, fields: Iterable[str]) -> list[tuple[object, ...]]:
+    """Each row's base."""
+    return list(table[list(fields)].itertuples(index=False, name=None))
