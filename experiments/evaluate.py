@@ -1,152 +1,290 @@
-"""Top-1 accuracy of a checkpoint on held-out clips: `python -m experiments.evaluate --ckpt FILE --task photo-pan`."""
+"""Accuracy of a checkpoint on held-out clips: `python -m experiments.evaluate --ckpt FILE --task photo-pan`.
 
-import dataclasses
+Videos of a list are shown in several views, whose logits are averaged:
+
+    python -m experiments.evaluate --ckpt FILE --task kinetics400 --test-list val.csv --root videos --clips 4 --crops 3
+      --out predictions.csv
+
+With `--out`, what is done of an evaluation is kept beside it every few seconds, and the same command goes on from it.
+"""
+
+import contextlib
+import hashlib
 import pathlib
-from typing import Annotated, final
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NamedTuple, final
 
 import numpy as np
-import pandas as pd
 import torch
 import typer
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich.console import Console
-from scipy import stats
-from torch.utils.data import DataLoader
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import vmp
+from analysis.request import parse_device
 from experiments.data.clip import ClipDataset
-from experiments.data.tasks import task_dataset
-from experiments.runs import write_atomically
+from experiments.data.draws import BadVideos
+from experiments.data.lists import DATASETS, read_dataset
+from experiments.data.tasks import TASKS, task_dataset
+from experiments.data.views import VideoViews
+from experiments.evaluation import Evaluation, write_table
+from experiments.runs import RunFolder
+from experiments.training.batches import batches_of, leave_signals_to_the_parent
+from vmp.checkpoint import read_checkpoint
+
+__all__ = ["Evaluation", "evaluate", "main", "write_table"]
+
+SAVE_SECONDS = 20.0
+"""How much of an evaluation a kill can cost."""
+
+
+class Shown(NamedTuple):
+    """The views of clip number `clip`, or what is wrong with it."""
+
+    clip: int
+    views: Float[Tensor, "V 3 T H W"] | None
+    problem: str | None
 
 
 @final
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a model said of every clip of a dataset of labelled clips.
+class _AllViews(Dataset[Shown]):
+    def __init__(self, clips: ClipDataset | VideoViews) -> None:
+        self.clips = clips
 
-    names       of the clips
-    labels      their classes, 0, 1, ...
-    logits      the model's output for each clip
-    classes     what the classes are called
-    """
-
-    names: tuple[str, ...]
-    labels: Int[np.ndarray, " clips"]
-    logits: Float[np.ndarray, "clips classes"]
-    classes: tuple[str, ...]
-
-    @property
-    def predictions(self) -> Int[np.ndarray, " clips"]:
-        """The class of the largest logit."""
-        return self.logits.argmax(1)
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1: the fraction of clips whose label has the largest logit."""
-        return float((self.predictions == self.labels).mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy (Wilson, JASA 22, 1927), the clips taken as independent."""
-        hits, clips = int((self.predictions == self.labels).sum()), len(self.labels)
-        low, high = stats.binomtest(hits, clips).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-
-    @property
-    def confusion(self) -> Int[np.ndarray, "classes classes"]:
-        """Clips by label (row) and prediction (column)."""
-        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        np.add.at(counts, (self.labels, self.predictions), 1)
-        return counts
-
-    def table(self) -> pd.DataFrame:
-        """A row for each clip: name, label, prediction, and the probability given to the prediction."""
-        shifted = np.exp(self.logits - self.logits.max(1, keepdims=True))
-        return pd.DataFrame(
-            {
-                "clip": self.names,
-                "label": [self.classes[label] for label in self.labels],
-                "prediction": [self.classes[prediction] for prediction in self.predictions],
-                "correct": self.predictions == self.labels,
-                "probability": shifted.max(1) / shifted.sum(1),
-            }
-        )
+    def __getitem__(self, index: int) -> Shown:
+        if isinstance(self.clips, ClipDataset):
+            return Shown(index, self.clips[index][0][None], None)
+        try:
+            return Shown(index, self.clips.views(index), None)
+        except ValueError as error:
+            return Shown(index, None, str(error))
 
 
 def evaluate(
-    model: vmp.VideoModel, dataset: ClipDataset, batch_size: int = 32, workers: int = 0
+    model: vmp.VideoModel,
+    dataset: ClipDataset | VideoViews,
+    batch_size: int = 32,
+    workers: int = 0,
+    max_bad: float = 0.01,
+    folder: RunFolder | None = None,
+    show: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """What `model` says of every clip of `dataset`, on the device the model is on, in evaluation mode.
 
-    Raises ValueError if the model has another number of classes than the dataset.
+    Args:
+        model: with as many classes as the dataset.
+        dataset: clips, or videos in several views, whose logits are averaged.
+        batch_size: views that the model is given at a time.
+        workers: processes that make clips.
+        max_bad: the share of a list's videos that may be missing or damaged; they are left out, and named.
+        folder: keeps what is done, and goes on from what it holds.
+        show: is told how many clips are done.
+
+    Raises:
+        ValueError: if the model has another number of classes than the dataset; if more videos cannot be read than
+            may be, or none can.
     """
     outputs = model.config.num_classes
     if outputs != len(dataset.classes):
         raise ValueError(
             f"the model tells {outputs} classes apart, and the clips are of {len(dataset.classes)}"
         )
+    done = _Done(BadVideos(len(dataset), max_bad), outputs, folder)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    with torch.inference_mode():
-        batches = DataLoader(dataset, batch_size, num_workers=workers)
-        logits = torch.cat([model(videos.to(device)).cpu() for videos, _ in batches])
-    model.train(training)
-    clips = range(len(dataset))
+    views = dataset.clips * dataset.crops if isinstance(dataset, VideoViews) else 1
+    loader: DataLoader[Any] = DataLoader(
+        _AllViews(dataset),
+        max(1, batch_size // views),
+        sampler=range(done.clips, len(dataset)),
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=leave_signals_to_the_parent,
+    )
+    try:
+        with torch.inference_mode(), contextlib.closing(batches_of(loader)) as batches:
+            for batch in batches:
+                given = [shown.views for shown in batch if shown.views is not None]
+                parts = torch.cat(given).split(batch_size) if given else ()
+                logits = [model(part.to(device)).cpu() for part in parts]
+                done.add(batch, torch.cat(logits).double() if logits else None)
+                if show is not None:
+                    show(done.clips)
+    finally:
+        done.save()
+        model.train(training)
+    if not done.kept:
+        raise ValueError(f"none of the {len(dataset)} videos can be read; the first: {done.bad.found[0]}")
     return Evaluation(
-        names=tuple(dataset.name(index) for index in clips),
-        labels=np.array([dataset.label(index) for index in clips]),
-        logits=logits.double().numpy(),
+        names=tuple(dataset.name(index) for index in done.kept),
+        labels=np.array([dataset.label(index) for index in done.kept]),
+        logits=torch.cat(done.logits).numpy(),
         classes=dataset.classes,
+        left_out={dataset.name(index): problem for index, problem in done.bad.found.items()},
     )
 
 
-def write_table(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Write a table as CSV, atomically. Raises ValueError for a place that cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+@final
+class _Done:
+    """The first `clips` clips: mean logits of those `kept`, and what is wrong with the others."""
+
+    def __init__(self, bad: BadVideos, classes: int, folder: RunFolder | None) -> None:
+        self.bad, self.folder, self._saved = bad, folder, time.monotonic()
+        state = (folder.load() if folder else None) or {"clips": 0, "kept": [], "bad": {}}
+        self.clips: int = state["clips"]
+        self.kept: list[int] = state["kept"]
+        self.logits: list[Tensor] = [state.get("logits", torch.zeros(0, classes, dtype=torch.float64))]
+        self.bad.note(state["bad"])
+
+    def add(self, batch: list[Shown], logits: Float[Tensor, "views classes"] | None) -> None:
+        self.bad.note({shown.clip: shown.problem for shown in batch if shown.problem is not None})
+        kept = [shown.clip for shown in batch if shown.views is not None]
+        if logits is not None:
+            self.logits.append(logits.reshape(len(kept), -1, logits.shape[1]).mean(1))
+        self.kept += kept
+        self.clips += len(batch)
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        self._saved = time.monotonic()
+        if self.folder is not None and self.clips:
+            logits = torch.cat(self.logits)
+            self.logits = [logits]
+            self.folder.save(
+                {"clips": self.clips, "kept": self.kept, "bad": self.bad.found, "logits": logits}
+            )
 
 
 def main(
     ckpt: Annotated[pathlib.Path, typer.Option(help="Checkpoint of a video model with a head.")],
-    task: Annotated[
-        str,
-        typer.Option(help="recall, relation, direction, photo-pan, digits-direction, digits-digit or video."),
-    ] = "photo-pan",
-    clips: Annotated[int, typer.Option(help="Number of clips, of tasks that make them.")] = 960,
+    task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, {', '.join(DATASETS)}.")] = "photo-pan",
+    count: Annotated[int, typer.Option(help="Number of clips, of tasks that make them.")] = 960,
     seed: Annotated[int, typer.Option(help="Of the clips, of tasks that make them.")] = 0,
-    test_list: Annotated[
-        pathlib.Path | None, typer.Option(help="Task video: list of `path label` lines.")
+    test_list: Annotated[str | None, typer.Option(help="Of videos: the list of the test split.")] = None,
+    root: Annotated[str, typer.Option(help="Of videos: where the list's paths start.")] = "",
+    labels: Annotated[str | None, typer.Option(help="Of videos: the file of the classes' names.")] = None,
+    clips: Annotated[int, typer.Option(help="Of videos: views over the time of each.")] = 1,
+    crops: Annotated[int, typer.Option(help="Of videos: views along the long side of each frame.")] = 1,
+    stride: Annotated[
+        int | None, typer.Option(help="Of videos: take every such frame, not one of each of T segments.")
     ] = None,
-    root: Annotated[
-        pathlib.Path, typer.Option(help="Task video: where the list's paths start.")
-    ] = pathlib.Path(),
-    out: Annotated[pathlib.Path | None, typer.Option(help="Table of predictions to write, CSV.")] = None,
+    max_bad: Annotated[
+        float, typer.Option(help="Of videos: the share that may be missing or damaged.")
+    ] = 0.01,
+    batch_size: Annotated[int, typer.Option(help="Views that the model is given at a time.")] = 32,
+    workers: Annotated[int, typer.Option(help="Processes that read clips.")] = 0,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="Table of predictions to write, .csv or .parquet.")
+    ] = None,
+    per_class: Annotated[
+        pathlib.Path | None, typer.Option(help="Table of accuracies by class to write, .csv or .parquet.")
+    ] = None,
 ) -> None:
-    """Print a checkpoint's top-1 accuracy on held-out clips, with its 95 % interval."""
+    """Print a checkpoint's top-1 and top-5 accuracy on held-out clips, with 95 % intervals."""
     console = Console(stderr=True, soft_wrap=True)
     try:
-        model = vmp.load_checkpoint(ckpt)
+        place = parse_device(device)
+        loaded = read_checkpoint(ckpt)
+        model = loaded.model
         if not isinstance(model, vmp.VideoModel):
             raise ValueError(f"{ckpt}: a {model.config.kind} model; a video model is needed")
-        shape = model.config
-        dataset = task_dataset(
-            task, "held-out", shape.num_frames, shape.image_size, seed, clips, test_list, root
-        )
-        evaluation = evaluate(model, dataset)
-        if out is not None:
-            write_table(evaluation.table(), out)
+        if batch_size < 1 or workers < 0:
+            raise ValueError(
+                f"batch_size {batch_size}, workers {workers}: at least one clip, and no fewer than 0"
+            )
+        frames, size = model.config.num_frames, model.config.image_size
+        dataset: ClipDataset | VideoViews
+        if task == "video" or task in DATASETS:
+            if test_list is None:
+                raise ValueError(f"task {task} needs --test-list, the list of its videos")
+            listed = read_dataset("list" if task == "video" else task, test_list, root, labels)
+            dataset = VideoViews(listed.samples, listed.classes, frames, size, clips, crops, stride, root)
+        elif (clips, crops, stride, test_list) != (1, 1, None, None):
+            raise ValueError(
+                f"--test-list, --clips, --crops and --stride are for lists of videos, not for {task}"
+            )
+        else:
+            dataset = task_dataset(task, "held-out", frames, size, seed, count)
+        with (
+            _kept(out, _request(dataset, task, seed, loaded.weights_sha256)) as folder,
+            _progress(len(dataset), task) as show,
+        ):
+            evaluation = evaluate(model.to(place), dataset, batch_size, workers, max_bad, folder, show)
+            for path, table in ((out, evaluation.table()), (per_class, evaluation.class_table())):
+                if path is not None:
+                    write_table(table, path)
+    except KeyboardInterrupt:
+        kept = "; the same command goes on from there" if out else ""
+        console.print(f"stopped{kept}", markup=False, highlight=False)
+        raise typer.Exit(130) from None
     except ValueError as error:
         console.print(f"error: {error}", markup=False, highlight=False)
         raise typer.Exit(2) from None
+    for problem in evaluation.left_out.values():
+        console.print(f"left out: {problem}", markup=False, highlight=False)
+    _report(evaluation, dataset)
+
+
+def _report(evaluation: Evaluation, dataset: ClipDataset | VideoViews) -> None:
+    clips, classes = len(evaluation.labels), len(evaluation.classes)
     low, high = evaluation.interval
+    seen = f"n = {clips} clips"
+    if isinstance(dataset, VideoViews):
+        seen = (
+            f"n = {clips} of {len(dataset)} videos, {len(evaluation.left_out)} left out as missing or damaged"
+        )
+        seen += f"; {dataset.clips} x {dataset.crops} views of each"
     typer.echo(
         f"top-1 {100 * evaluation.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}; "
-        f"n = {len(evaluation.labels)} clips, chance {100 / len(evaluation.classes):.1f} %)"
+        f"{seen}, chance {100 / classes:.1f} %)"
     )
+    if classes > 5:
+        low, high = evaluation.top5_interval
+        typer.echo(
+            f"top-5 {100 * evaluation.top5:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}; "
+            f"chance {500 / classes:.1f} %)"
+        )
+
+
+def _request(dataset: ClipDataset | VideoViews, task: str, seed: int, weights: str) -> dict[str, Any]:
+    """All that the logits depend on, up to rounding."""
+    clips = "".join(f"{dataset.name(index)} {dataset.label(index)}\n" for index in range(len(dataset)))
+    request = {"task": task, "weights": weights, "clips": hashlib.sha256(clips.encode()).hexdigest()}
+    if isinstance(dataset, VideoViews):
+        return {**request, "views": [dataset.clips, dataset.crops], "stride": dataset.stride}
+    return {**request, "seed": seed}
+
+
+@contextlib.contextmanager
+def _kept(out: pathlib.Path | None, request: dict[str, Any]) -> Iterator[RunFolder | None]:
+    """A folder beside `out` for what is done, which goes once the body has ended well."""
+    if out is None:
+        yield None
+        return
+    path = out.with_name(f"{out.name}.unfinished")
+    folder = RunFolder(path, request)
+    try:
+        yield folder
+        folder.remove()
+    finally:
+        with contextlib.suppress(OSError):
+            path.rmdir()  # where nothing was kept
+
+
+@contextlib.contextmanager
+def _progress(total: int, task: str) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        shown = bar.add_task(f"evaluate {task}", total=total)
+        yield lambda clips: bar.update(shown, completed=clips)
 
 
 if __name__ == "__main__":

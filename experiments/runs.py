@@ -95,6 +95,13 @@ class RunFolder:
         """Delete the checkpoint of a finished run."""
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Delete the configuration and the checkpoint, and the folder too where it holds nothing else."""
+        self.discard_checkpoint()
+        (self.path / CONFIG).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def keep_metrics(self, steps: int) -> None:
         """Drop the lines of metrics after the first `steps` steps, and any that a kill left unfinished."""
         path = self.path / METRICS

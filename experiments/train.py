@@ -24,6 +24,7 @@ from rich.console import Console
 
 from experiments.training.config import TrainConfig
 from experiments.training.loop import train
+from experiments.training.run import BAD_VIDEOS
 from experiments.training.stopping import Stopped
 
 __all__ = ["Stopped", "TrainConfig", "main", "train"]
@@ -111,6 +112,11 @@ def main(
         console.print(f"error: {error}", markup=False, highlight=False)
         raise typer.Exit(2) from None
     if PartialState().is_main_process:
+        bad = weights.with_name(BAD_VIDEOS)
+        if bad.exists():
+            count = len(json.loads(bad.read_text(encoding="utf-8")))
+            note = f"{count} videos of the list could not be read and were replaced: {bad} names them"
+            console.print(note, markup=False, highlight=False)
         typer.echo(weights)
     PartialState().destroy_process_group()
 

@@ -4,20 +4,22 @@ A draw of a clip is a function of (seed, epoch, clip) and of which files are goo
 nor the number of workers, nor a restart changes a bit of any.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from experiments.data.augment import ClipAugment
 from experiments.data.clip import check_shape
+from experiments.data.decode import Choose
 from experiments.data.lists import Sample
 from experiments.data.sampling import sample_segments, sample_stretch
-from experiments.data.video import Choose, read_frames
+from experiments.data.video import read_frames
 
 ATTEMPTS = 16
 """Bad files in a row after which a draw gives up."""
@@ -80,7 +82,7 @@ class VideoDraws(Dataset[Drawn]):
         stride: int | None = None,
     ) -> None:
         check_shape(num_frames, augment.image_size, len(samples), seed)
-        if repeats < 1 or (stride or 1) < 1:
+        if repeats < 1 or (stride is not None and stride < 1):
             raise ValueError(f"repeats = {repeats}, stride = {stride}: they must be at least 1")
         self.samples, self.augment = tuple(samples), augment
         self.num_frames, self.seed, self.repeats, self.stride = num_frames, seed, repeats, stride
@@ -89,24 +91,25 @@ class VideoDraws(Dataset[Drawn]):
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> Drawn:
-        problems: dict[int, str] = {}
-        index = draw.clip
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._make(index, draw, problems)
-            except ValueError as error:
-                problems[index] = str(error)
-            rng = np.random.default_rng([self.seed, draw.epoch, draw.clip, _REPLACING, attempt])
-            index = int(rng.integers(len(self)))
-        raise ValueError(
-            f"{ATTEMPTS} videos of the list in a row cannot be read; the first of them: {next(iter(problems.values()))}"
-        )
-
-    def _make(self, index: int, draw: Draw, problems: dict[int, str]) -> Drawn:
-        sample, key = self.samples[index], [self.seed, draw.epoch, draw.clip]
-        frames = np.stack(read_frames(sample.path, self._choose(key), total_frames=sample.total_frames))
+        key = [self.seed, draw.epoch, draw.clip]
+        frames, label, bad = self._read(key)
         views = [self.augment(frames, [*key, _AUGMENTING, repeat]) for repeat in range(self.repeats)]
-        return Drawn(torch.stack(views), torch.full((self.repeats,), sample.label), problems)
+        return Drawn(torch.stack(views), torch.full((self.repeats,), label), bad)
+
+    def _read(self, key: list[int]) -> tuple[UInt8[np.ndarray, "T H W 3"], int, dict[int, str]]:
+        """The frames and label of the draw's clip, or of what replaces it, and what was wrong with the others."""
+        bad: dict[int, str] = {}
+        index = key[-1]
+        for attempt in range(ATTEMPTS):
+            sample = self.samples[index]
+            try:
+                frames = read_frames(sample.path, self._choose(key), total_frames=sample.total_frames)
+                return _stack(sample.path, frames), sample.label, bad
+            except ValueError as error:
+                bad[index] = str(error)
+            index = int(np.random.default_rng([*key, _REPLACING, attempt]).integers(len(self)))
+        first = next(iter(bad.values()))
+        raise ValueError(f"{ATTEMPTS} videos of the list in a row cannot be read; the first of them: {first}")
 
     def _choose(self, key: list[int]) -> Choose:
         def choose(total: int) -> Int[np.ndarray, " T"]:
@@ -118,6 +121,14 @@ class VideoDraws(Dataset[Drawn]):
         return choose
 
 
+def _stack(path: pathlib.Path, frames: Sequence[UInt8[np.ndarray, "H W 3"]]) -> UInt8[np.ndarray, "T H W 3"]:
+    sizes = list(dict.fromkeys((frame.shape[1], frame.shape[0]) for frame in frames))
+    if len(sizes) > 1:
+        named = ", ".join(f"{width} x {height}" for width, height in sizes)
+        raise ValueError(f"{path}: frames of different sizes: {named}")
+    return np.stack(frames)
+
+
 @final
 class BadVideos:
     """Counts the bad files of a list, each once, and refuses more than a share of it.
@@ -126,16 +137,21 @@ class BadVideos:
         total: length of the list.
         max_bad: the largest share of it that may be bad.
         known: bad files of the run so far, as `found` gave them: put it in a checkpoint.
+
+    Raises:
+        ValueError: for a `max_bad` that is no share.
     """
 
     def __init__(self, total: int, max_bad: float = 0.01, known: Mapping[int, str] | None = None) -> None:
+        if not 0 <= max_bad <= 1:
+            raise ValueError(f"max_bad = {max_bad}: it must be a share of the list, from 0 to 1")
         self.found: dict[int, str] = dict(known or {})
-        self.limit = int(max_bad * total)
+        self.limit = int(max_bad * total + 1e-9)  # 0.29 * 100 falls short of 29
         self._total = total
 
     def note(self, bad: Mapping[int, str]) -> None:
         """Count these too. Raises ValueError, naming some, if there are now more than may be."""
-        self.found.update(bad)
+        self.found |= bad
         if len(self.found) > self.limit:
             named = "; ".join(list(self.found.values())[-_NAMED:])
             raise ValueError(

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, final
 
 PathLike = str | pathlib.Path
@@ -157,10 +157,11 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
     ]
     untimed = [row["youtube_id"] for _, row in rows]
     files = _find(root, {*timed, *untimed}, depth=2)
+    numbers = _numbers(classes)
     samples = [
         Sample(
             files.get(name) or files.get(short) or root / f"{name}.mp4",
-            _number(row["label"], classes, where),
+            _number(row["label"], numbers, where),
         )
         for (where, row), name, short in zip(rows, timed, untimed, strict=True)
     ]
@@ -170,10 +171,10 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
 def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
     if labels is None:
         labels = _beside(listing, "labels.json", "something-something-v2-labels.json")
-    numbers = _json(labels, dict)
+    given = _json(labels, dict)
     try:
-        classes = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
-        if [int(numbers[name]) for name in classes] != list(range(len(classes))):
+        classes = tuple(sorted(given, key=lambda name: int(given[name])))
+        if [int(given[name]) for name in classes] != list(range(len(classes))):
             raise ValueError
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -186,10 +187,11 @@ def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -
                 f"{listing}, entry {position}: it must have an id and a template, as train and validation"
             )
     files = _find(root, {str(entry["id"]) for entry in entries}, depth=0)
+    numbers = _numbers(classes)
     samples = [
         Sample(
             files.get(str(entry["id"])) or root / f"{entry['id']}.webm",
-            _number(re.sub(r"[\[\]]", "", entry["template"]), classes, f"{listing}, entry {position}"),
+            _number(re.sub(r"[\[\]]", "", entry["template"]), numbers, f"{listing}, entry {position}"),
         )
         for position, entry in enumerate(entries, 1)
     ]
@@ -204,10 +206,11 @@ def _ucf(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vide
         if number != str(len(classes) + 1) or not name:
             raise ValueError(f"{where}: {line!r} is not `{len(classes) + 1} ClassName`")
         classes.append(name.strip())
+    numbers = _numbers(classes)
     samples = []
     for where, line in _lines(listing):
         file, _, number = line.partition(" ")
-        label = _number(pathlib.PurePosixPath(file).parent.name, tuple(classes), where)
+        label = _number(pathlib.PurePosixPath(file).parent.name, numbers, where)
         if number and number.strip() != str(label + 1):
             raise ValueError(
                 f"{where}: class {number.strip()}, but {index} numbers {classes[label]} as {label + 1}"
@@ -297,11 +300,14 @@ def _beside(listing: PathLike, *names: str) -> pathlib.Path:
     raise ValueError(f"{listing}: beside it there is no {' and no '.join(names)}; name the file of labels")
 
 
-def _number(name: str, classes: tuple[str, ...], where: str) -> int:
-    try:
-        return classes.index(name)
-    except ValueError:
-        raise ValueError(f"{where}: {name!r} is none of the {len(classes)} classes") from None
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(classes)}
+
+
+def _number(name: str, numbers: Mapping[str, int], where: str) -> int:
+    if name not in numbers:
+        raise ValueError(f"{where}: {name!r} is none of the {len(numbers)} classes")
+    return numbers[name]
 
 
 def _within(samples: Sequence[Sample], classes: int, listing: PathLike) -> tuple[Sample, ...]:

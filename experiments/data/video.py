@@ -3,25 +3,20 @@
 import contextlib
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import av
 import numpy as np
-from av.stream import Disposition
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from experiments.data.clip import ClipDataset, check_shape
+from experiments.data.decode import Choose, View, read_video
 from experiments.data.lists import Sample
 from experiments.data.sampling import crop_boxes, sample_uniformly
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# A stream that ends before this share of the duration its header declares was cut off.
-_WHOLE = 0.9
-
-Choose = Callable[[int], Int[np.ndarray, " n"]]
-View = Callable[[Image.Image], UInt8[np.ndarray, "..."]]
 
 
 def read_clip(
@@ -85,7 +80,7 @@ def read_frames(
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     with _naming(path):
-        return _read_video(path, choose, view)
+        return read_video(path, choose, view)
 
 
 @contextlib.contextmanager
@@ -114,75 +109,6 @@ def _read_folder(
         with _naming(files[index]), Image.open(files[index]) as image:
             frames[index] = view(image.convert("RGB"))
     return [frames[index] for index in wanted]
-
-
-def _read_video(path: pathlib.Path, choose: Choose, view: View) -> list[UInt8[np.ndarray, "..."]]:
-    wanted = choose(_count_packets(path)).tolist()
-    frames, decoded = _decode(path, set(wanted), view)
-    if 0 < decoded <= max(wanted):  # some packets carry no picture of their own: sample what there is
-        wanted = choose(decoded).tolist()
-        frames, _ = _decode(path, set(wanted), view)
-    if not frames:
-        raise ValueError(f"{path}: no frame could be decoded")
-    return [frames[index] for index in wanted]
-
-
-def _video_stream(path: pathlib.Path, container: av.container.InputContainer) -> av.VideoStream:
-    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not pictures:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise ValueError(f"{path}: no video stream in it, only {' and '.join(kinds) or 'an empty container'}")
-    return pictures[0]
-
-
-def _count_packets(path: pathlib.Path) -> int:
-    """The number of packets of the video stream; ValueError if the file ends before the video does."""
-    with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if not packets:
-            raise ValueError(f"{path}: cut short: it holds no frame")
-        if any(packet.is_corrupt for packet in packets):
-            raise ValueError(f"{path}: cut short: frame {len(packets)} is not all there")
-        _check_duration(path, container, stream, packets)
-        return len(packets)
-
-
-def _check_duration(
-    path: pathlib.Path,
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    packets: Sequence[av.Packet],
-) -> None:
-    """ValueError unless the packets last about as long as the header says, as far as it says anything."""
-    stamps = [packet.pts for packet in packets if packet.pts is not None]
-    if len(stamps) < 2 or stream.time_base is None:
-        return
-    span = max(stamps) - min(stamps)
-    lasting = float((span + span / (len(stamps) - 1)) * stream.time_base)
-    declared = float((stream.duration or 0) * stream.time_base)
-    if not declared and container.duration and len(container.streams) == 1:
-        declared = container.duration / av.time_base
-    if lasting < _WHOLE * declared:
-        raise ValueError(f"{path}: cut short: {lasting:.2f} s are there of {declared:.2f} s of video")
-
-
-def _decode(
-    path: pathlib.Path, wanted: set[int], view: View
-) -> tuple[dict[int, UInt8[np.ndarray, "..."]], int]:
-    """The wanted frames' views, by index; and how many were decoded to get to the last of them."""
-    frames, decoded = {}, 0
-    with av.open(str(path)) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            if decoded in wanted:
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                frames[decoded] = view(Image.fromarray(np.ascontiguousarray(upright)))
-            decoded += 1
-            if decoded > max(wanted):
-                break
-    return frames, decoded
 
 
 @final

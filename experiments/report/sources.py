@@ -29,3 +29,17 @@ def disagreement() -> tuple[float, float]:
     older, newer = ({g.dataset: g for g in GAINS if g.version == version} for version in ("v3", "v4"))
     factors = [older[name].low / gain for name in older for gain in (newer[name].low, newer[name].high)]
     return min(factors), max(factors)
+
+
+def gains() -> str:
+    """Every gain that the abstracts state, in words."""
+    versions = dict.fromkeys(gain.version for gain in GAINS)
+    return "; ".join(
+        f"{version} " + " and ".join(_said(gain) for gain in GAINS if gain.version == version)
+        for version in versions
+    )
+
+
+def _said(gain: Gain) -> str:
+    by = f"{gain.low}" if gain.low == gain.high else f"{gain.low} to {gain.high}"
+    return f"by {by} points on {gain.dataset}"

@@ -1,10 +1,13 @@
 """Accuracy of each variant, over all test clips and by what a clip shows, with the seed as the unit."""
 
+import numbers
 from collections.abc import Mapping
 
 import pandas as pd
+from scipy import stats
 
 from experiments.statistics.intervals import Estimate, seed_interval
+from experiments.statistics.multiple import holm
 from experiments.statistics.tables import base_fields, ordered
 
 CONDITIONS: Mapping[str, tuple[str, ...]] = {
@@ -50,6 +53,23 @@ def accuracy_by_condition(cells: pd.DataFrame, predictions: pd.DataFrame) -> pd.
     return ordered(table[columns], keys)
 
 
+def left_chance(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+    """Whether the trained models of each variant and base, their test clips taken together, tell more than a guess.
+
+    Columns: those of `base_fields`; variant; p_value (one-sided, binomial); p_holm, over the table; left.
+    """
+    keys = [*base_fields(cells), "variant"]
+    rows = []
+    for key, group in cells.groupby(keys, dropna=False):
+        hits = int((group["accuracy"] * group["n_test"]).round().sum())
+        test = stats.binomtest(hits, int(group["n_test"].sum()), group["chance"].iloc[0], "greater")
+        rows.append({**dict(zip(keys, key, strict=True)), "p_value": float(test.pvalue)})
+    table = pd.DataFrame(rows, columns=[*keys, "p_value"])
+    table["p_holm"] = holm(table["p_value"])
+    table["left"] = table["p_holm"] < level
+    return ordered(table, keys)
+
+
 def cell_accuracy_by(predictions: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Each cell's accuracy at each level of these columns: cell, the columns, accuracy, clips. Clips that have no
     level are left out."""
@@ -74,7 +94,7 @@ def _by(name: str, cells: pd.DataFrame, predictions: pd.DataFrame, base: list[st
                 **fields,
                 "condition": name,
                 "level": str(level),
-                "at": float(level) if isinstance(level, int | float) else float("nan"),
+                "at": float(level) if isinstance(level, numbers.Real) else float("nan"),
                 **_numbers(group["accuracy"], group["chance"].iloc[0]),
                 "clips": int(group["clips"].sum()),
             }

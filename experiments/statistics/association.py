@@ -10,7 +10,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from analysis.bootstrap import LEVEL, percentile_interval
-from experiments.statistics.paired import RESAMPLES, holm
+from experiments.statistics.multiple import holm
+from experiments.statistics.paired import RESAMPLES
 from experiments.statistics.tables import base_fields, can_read, ordered
 
 DIRECTIONS = {"both j<=i": "forward", "both j>=i": "backward"}
@@ -78,7 +79,7 @@ def rank_correlations(
       p_value       two-sided, by permutation of cells within blocks (add-one): could the accuracies of one seed have
                     gone with any of its models? It takes the cells of one variant for independent
       p_variants    two-sided, by permutation of variants, all their cells together (every order of at most 8 is
-                    counted, so it is exact): could the variants' accuracies have gone with any of them? With k of them
+                    counted, so it is exact; variants that not every block has are left out): could the variants' accuracies have gone with any of them? With k of them
                     it cannot be below 1 / k!. It is the one that speaks of variants
       p_holm, p_variants_holm, family   each corrected by Holm for the table, in which `family` rows have a p-value
       note
@@ -206,19 +207,23 @@ def _permuted(
 
 
 def _p_variants(blocks: list[Block]) -> float:
-    """The share of orders of the variants whose correlation is no less extreme; NaN where blocks lack variants.
+    """The share of orders of the variants whose correlation is no less extreme, over variants that every block has.
 
     With X and Y the centred ranks by block and variant, an order s has the correlation's numerator
     sum_b sum_v X_bv Y_bs(v) = sum_v (X^T Y)_vs(v); its denominator is the same for all.
     """
-    variants = blocks[0].variants
-    if len(variants) > MOST_VARIANTS or any(block.variants != variants for block in blocks):
+    shared = set.intersection(*(set(block.variants) for block in blocks))
+    if not 2 <= len(shared) <= MOST_VARIANTS:
         return float("nan")
+    kept = [np.array([name in shared for name in block.variants]) for block in blocks]
     probe, accuracy = (
-        np.stack([stats.rankdata(getattr(b, name)) - (len(variants) + 1) / 2 for b in blocks])
+        np.stack(
+            [stats.rankdata(getattr(block, name)[keep]) for block, keep in zip(blocks, kept, strict=True)]
+        )
+        - (len(shared) + 1) / 2
         for name in ("probe", "accuracy")
     )
     products = probe.T @ accuracy
-    orders = np.array(list(itertools.permutations(range(len(variants)))))
-    found = products[np.arange(len(variants)), orders].sum(axis=1)
+    orders = np.array(list(itertools.permutations(range(len(shared)))))
+    found = products[np.arange(len(shared)), orders].sum(axis=1)
     return float((np.abs(found) >= abs(np.trace(products)) - 1e-9).mean())

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from statsmodels.stats.multitest import multipletests
 
 from analysis.bootstrap import LEVEL, percentile_interval, resample_weights
 from experiments.statistics.intervals import seed_interval
 from experiments.statistics.mcnemar import McNemar, mcnemar_counts
+from experiments.statistics.multiple import holm
 from experiments.statistics.tables import REFERENCE, base_fields, ordered
 
 RESAMPLES = 2000
@@ -70,15 +70,6 @@ def paired_differences(
     table["family"] = len(table)
     table["p_holm"] = holm(table["p_value"])
     return ordered(table, keys)
-
-
-def holm(p_values: pd.Series) -> pd.Series:
-    """Holm's adjusted p-values; NaN stays NaN and is no part of the family."""
-    adjusted = p_values.astype(float).copy()
-    known = adjusted.notna()
-    if known.any():
-        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
-    return adjusted
 
 
 def _pairs(

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterator
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from experiments.data.clip import ClipDataset
 from experiments.data.draws import Draw, Drawn
 from experiments.training.config import TrainConfig
+
+Batch = TypeVar("Batch")
 
 
 @final
@@ -59,7 +61,7 @@ class SameClips(Dataset[Drawn]):
         return Drawn(video[None], torch.tensor([label]), {})
 
 
-def batches_of(loader: DataLoader[Drawn]) -> Generator[Drawn]:
+def batches_of(loader: DataLoader[Batch]) -> Generator[Batch]:
     """What `loader` yields, until closed: then its workers are gone, whatever happened to the loop over it."""
     iterator = iter(loader)
     try:

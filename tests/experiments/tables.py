@@ -148,7 +148,7 @@ def _predictions(config, truth: Truth, layers: int, rng: np.random.Generator) ->
         conditions |= {
             "cue_frame": cue,
             "read_direction": ("backward" if readable else "none") if backward else "pooled",
-            "read_distance": distance,
+            "read_distance": pd.array(distance, dtype="Int64") if readable or not backward else None,
         }
         centred = distance - distance.mean()
         chance_of_right = chance_of_right + truth.slope.get(variant, 0) * centred

@@ -12,21 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.data import Sample, VideoFiles, normalise, read_clip, read_list, video_clips
-from experiments.data.sampling import sample_uniformly
-
-
-def write_video(path: pathlib.Path, frames: np.ndarray, rotation: int = 0, **options: str) -> pathlib.Path:
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "1", "g": "8"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv444p"
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+from experiments.data import VideoFiles, normalise, read_clip, read_list, video_clips
+from tests.experiments.videos import indices, numbered, write_video
 
 
 def write_sound(path: pathlib.Path) -> pathlib.Path:
@@ -37,22 +24,6 @@ def write_sound(path: pathlib.Path) -> pathlib.Path:
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
     return path
-
-
-def numbered(count: int, height: int = 32, width: int = 32) -> np.ndarray:
-    levels = (8 * np.arange(count) + 4).astype(np.uint8)
-    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
-
-
-def indices(clip: np.ndarray) -> list[int]:
-    return [round((frame.mean() - 4) / 8) for frame in clip]
-
-
-def test_uniform_sampling_takes_the_middle_of_equal_parts():
-    assert sample_uniformly(8, 8).tolist() == list(range(8))
-    assert sample_uniformly(24, 4).tolist() == [3, 9, 15, 21]
-    assert sample_uniformly(3, 6).tolist() == [0, 0, 1, 1, 2, 2]
-    assert sample_uniformly(1, 3).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
@@ -143,51 +114,6 @@ def test_files_that_are_no_good_are_named_in_one_line(tmp_path):
             read_clip(path, 4, 16)
         assert str(caught.value).startswith(str(path)), name
         assert "\n" not in str(caught.value), name
-
-
-def test_lists_of_both_forms(tmp_path):
-    (tmp_path / "a clip.mp4").write_bytes(b"x")
-    (tmp_path / "b.mp4").write_bytes(b"x")
-    (tmp_path / "b 12").write_bytes(b"x")
-    (tmp_path / "frames").mkdir()
-    listing = tmp_path / "list.txt"
-    listing.write_text("a clip.mp4 3\n\nb.mp4,0\nframes 24 7\n  b.mp4\t2 \nb 12 5\nframes 1\n")
-    assert read_list(listing, tmp_path) == [
-        Sample(tmp_path / "a clip.mp4", 3),
-        Sample(tmp_path / "b.mp4", 0),
-        Sample(tmp_path / "frames", 7, 24),
-        Sample(tmp_path / "b.mp4", 2),
-        Sample(tmp_path / "b 12", 5),
-        Sample(tmp_path / "frames", 1),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"b.mp4 1\nb.mp4\n", r"list\.txt, line 2: 'b\.mp4' is neither"),
-        (b"b.mp4 -1\n", r"line 1: 'b\.mp4 -1' is neither"),
-        (b"\n\n", r"list\.txt: the list is empty"),
-        (b"\xff\xfe\x00", r"list\.txt: the list cannot be read: not text"),
-    ],
-)
-def test_bad_lists_are_named_with_the_line(tmp_path, content, message):
-    (tmp_path / "b.mp4").write_bytes(b"x")
-    (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_list(tmp_path / "list.txt", tmp_path)
-
-
-def test_a_file_that_is_not_there_is_found_out_when_it_is_read(tmp_path):
-    (tmp_path / "list.txt").write_text("c.mp4 1\n")
-    dataset = VideoFiles(read_list(tmp_path / "list.txt", tmp_path), 2, 16)
-    with pytest.raises(ValueError, match=r"c\.mp4: no such file or folder"):
-        dataset[0]
-
-
-def test_missing_list_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no\.txt: the list cannot be read: No such file"):
-        read_list(tmp_path / "no.txt")
 
 
 def test_dataset_reads_what_the_list_names(tmp_path):

@@ -16,16 +16,8 @@ from experiments.train import TrainConfig, train
 from experiments.training.optimiser import parameter_groups
 from experiments.training.run import Run
 from experiments.training.start import make_model
+from tests.experiments.training.small import TINY
 
-TINY = {
-    "num_frames": 2,
-    "tubelet_size": 1,
-    "image_size": 16,
-    "patch_size": 8,
-    "d_model": 16,
-    "depth": 2,
-    "d_state": 4,
-}
 CONFIG = TrainConfig(
     fields=TINY, variant="paper", steps=3, batch_size=4, warmup_steps=0, log_every=1, workers=0
 )
