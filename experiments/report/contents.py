@@ -1,6 +1,6 @@
 """What stands in each section of the page: headings, sentences, tables and figures, all from what was measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,13 +9,17 @@ from analysis.tables import number
 from experiments.cell import ROWS
 from experiments.report.accuracy_figures import accuracy_illustrations
 from experiments.report.correlation_figures import correlation_illustrations
-from experiments.report.illustration import Block, Section, Table
+from experiments.report.illustration import Block, Judged, Section, Table
 from experiments.report.measured import Measured
+from experiments.report.measures import MEASURES
 from experiments.report.names import base_labels, variant_label
 from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
 from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
 from experiments.report.provenance import provenance
+from experiments.report.sources import ARXIV, disagreement
+from experiments.report.untested import UNTESTED
+from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, Verdict
 from experiments.report.viewer import DECADES, Packed
 from experiments.statistics import REFERENCE, base_fields
 
@@ -23,6 +27,7 @@ from experiments.statistics import REFERENCE, base_fields
 def contents(measured: Measured, packed: Packed, command: str) -> tuple[Section, ...]:
     """The page's sections, in their order."""
     return (
+        Section("verdicts", "Verdicts", tuple(_verdicts(measured))),
         Section("ablation", "Ablation", tuple(_ablation(measured))),
         Section("probes", "Decay and contradiction", tuple(_probes(measured))),
         Section("correlations", "Probes against accuracy", tuple(_correlations(measured))),
@@ -62,6 +67,64 @@ def unfinished(measured: Measured) -> str:
 def _range(values: pd.Series) -> str:
     low, high = int(values.min()), int(values.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+KINDS = {HOLDS: "holds", FAILS: "fails", UNTOLD: "untold"}
+
+
+def _verdicts(measured: Measured) -> Iterator[Block]:
+    verdicts = measured.verdicts
+    counts = {kind: sum(one.verdict == kind for one in verdicts) for kind in KINDS}
+    yield Block(
+        text=(
+            f"What arXiv {ARXIV} says, or what follows from it, put to these models: {len(verdicts)} claims, of which "
+            f"{counts[HOLDS]} hold, {counts[FAILS]} do not, and {counts[UNTOLD]} cannot be told here. The models are "
+            "small and so are their tasks; nothing here says what published models do.",
+            "One rule, fixed before any result was seen: a claim holds where the 95 % interval, in which the seed is "
+            "the unit, excludes no effect on the claim's side, Holm's correction over all claims agrees, and no base "
+            "taken alone says the opposite; it does not hold where all this says the opposite. Bases in which a model "
+            "compared did not leave chance are left out.",
+        ),
+        tables=(_overview(verdicts),),
+        judged=[_judged(verdict) for verdict in verdicts],
+    )
+    least, most = disagreement()
+    yield Block(
+        heading="Untested here",
+        text=(
+            "These need data or hardware that are not here; the commands would test them. The gains that the two "
+            f"abstracts state over VideoMamba differ by a factor of {least:.1f} to {most:.1f}.",
+        ),
+        untested=UNTESTED,
+    )
+
+
+def _overview(verdicts: Sequence[Verdict]) -> Table:
+    rows = [
+        [one.claim.id.replace("-", " "), one.verdict, one.shown, str(one.n), p_value(one.p_holm)]
+        for one in verdicts
+    ]
+    marked = frozenset(k for k, one in enumerate(verdicts) if one.verdict != UNTOLD)
+    return Table(
+        "In short, in the order below", ("claim", "verdict", "measured", "n", "p, Holm"), rows, marked
+    )
+
+
+def _judged(verdict: Verdict) -> Judged:
+    measure = MEASURES.get(verdict.claim.measure)
+    said = number if measure is None else measure.shown
+    bases = [
+        f"{one.base}: {said(one.value)} ({interval(one.low, one.high, said)}), n = {one.n}"
+        for one in verdict.bases
+    ]
+    return Judged(
+        kind=KINDS[verdict.verdict],
+        verdict=verdict.verdict,
+        says=verdict.claim.says,
+        sentence=verdict.sentence,
+        source=verdict.claim.source,
+        bases=bases if len(bases) > 1 else [],
+    )
 
 
 def _ablation(measured: Measured) -> Iterator[Block]:

@@ -1,11 +1,9 @@
 """The report's folder: one page, tables as CSV and parquet, and figures."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.style
-import pandas as pd
 
 from analysis.figures import save_figure
 from analysis.plots import STYLE
@@ -32,7 +30,7 @@ def write_report(measured: Measured, directory: Path, command: str, progress: Pr
     sections = contents(measured, packed, command)
     with replacing(directory, WRITTEN) as new:
         (new / "tables").mkdir()
-        for name, table in _tables(measured).items():
+        for name, table in measured.tables.items():
             table.to_parquet(new / "tables" / f"{name}.parquet", index=False)
             table.to_csv(new / "tables" / f"{name}.csv", index=False)
         (new / "figures").mkdir()
@@ -46,9 +44,3 @@ def write_report(measured: Measured, directory: Path, command: str, progress: Pr
             sections, packed, new / "figures", opening=opening(measured), unfinished=unfinished(measured)
         )
         (new / "index.html").write_text(page, encoding="utf-8")
-
-
-def _tables(measured: Measured) -> dict[str, pd.DataFrame]:
-    """The grid's tables and those made from them, by name."""
-    made = {field.name: getattr(measured, field.name) for field in fields(measured) if field.name != "grid"}
-    return {**measured.grid.tables, **made}

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.report import __main__ as command
 from experiments.report.saved import read_grid
+from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
 from experiments.tables import SCHEMAS
 from tests.experiments.reports import GRID
@@ -130,6 +131,19 @@ def test_the_probes_table_has_the_means_of_the_probes(report, page):
             by_seed = of_model[of_model["trained"] == trained].groupby(["seed", "direction"])["value"].mean()
             shown = float(re.match(r"(?:before )?(\S+)", line)[1])
             assert shown == pytest.approx(by_seed.groupby("seed").mean().mean(), abs=0.006)
+
+
+def test_every_claim_has_its_verdict_and_measurement(report, page):
+    verdicts = table(report, "verdicts")
+    _, *rows = page.tables["In short, in the order below"]
+    assert [row[0].replace(" ", "-") for row in rows] == list(verdicts["id"])
+    assert [row[1:4] for row in rows] == [[v.verdict, v.shown, str(v.n)] for v in verdicts.itertuples()]
+    plain = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    for verdict in verdicts.itertuples():
+        assert f"{verdict.verdict} {verdict.says} {verdict.sentence}" in plain
+    for claim in UNTESTED:
+        assert f"{claim.says} Needs {claim.needs}." in plain
+        assert all(" ".join(command.split()) in plain for command in claim.commands)
 
 
 def test_every_model_and_its_weights_are_named(report, page):
