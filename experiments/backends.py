@@ -16,6 +16,9 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 WATCH = 0.2
 """Seconds between a worker's looks at the process that started it."""
 
+PATIENCE = 5
+"""Seconds in which a dask scheduler has to answer."""
+
 
 @contextlib.contextmanager
 def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
@@ -75,7 +78,7 @@ def _dask(jobs: int, address: str | None) -> Iterator[None]:
             cluster = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
             address = stack.enter_context(cluster).scheduler_address
         try:
-            client = distributed.Client(address, timeout=10)
+            client = distributed.Client(address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise ValueError(f"address {address}: no dask scheduler answers there: {error}") from error
         stack.enter_context(client)

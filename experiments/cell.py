@@ -142,7 +142,7 @@ class CellConfig(BaseModel):
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
             seed=self.seed,
-            save_every=max(1, self.steps // 8),
+            save_every=max(10, self.steps // 8),
             log_every=max(1, self.steps // 50),
             workers=0 if self._held(self.train_clips) else 2,
         )

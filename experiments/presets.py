@@ -1,5 +1,6 @@
 """Grids by name, and grids read from a file: base cells, one-field changes to each, and seeds."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self, final
@@ -20,24 +21,26 @@ class Block(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.cells(0)
+        _ = self._cells
         return self
 
-    def cells(self, seed: int) -> tuple[CellConfig, ...]:
-        """The base and its changed cells, each of which differs from it in one field, at one seed.
+    @functools.cached_property
+    def _cells(self) -> tuple[CellConfig, ...]:
+        """The base and its changed cells, each of which differs from it in one field.
 
         Raises ValueError for a change that is none, and for a field or value that a cell cannot have.
         """
-        base = self.base.model_copy(update={"seed": seed})
-        cells = [base]
+        cells = [self.base]
         for field, values in self.changes.items():
             for value in values:
                 try:
-                    changed = CellConfig.model_validate({**base.model_dump(), field: value})
+                    changed = CellConfig.model_validate({**self.base.model_dump(), field: value})
                 except ValidationError as error:
                     raise ValueError(explain(error)) from error
                 differing = [
-                    name for name in CellConfig.model_fields if getattr(changed, name) != getattr(base, name)
+                    name
+                    for name in CellConfig.model_fields
+                    if getattr(changed, name) != getattr(self.base, name)
                 ]
                 if differing != [field] or field == "seed":
                     raise ValueError(
@@ -45,6 +48,10 @@ class Block(BaseModel):
                     )
                 cells.append(changed)
         return tuple(cells)
+
+    def cells(self, seed: int) -> tuple[CellConfig, ...]:
+        """The base, and each change of it, at one seed."""
+        return tuple(cell.model_copy(update={"seed": seed}) for cell in self._cells)
 
 
 @final
@@ -104,12 +111,12 @@ def choose_preset(name: str | None, path: pathlib.Path | None) -> tuple[str, Pre
     return name, PRESETS[name]
 
 
-_QUICK = CellConfig(
-    task="digits-direction",
+_SMALL = CellConfig(
+    task="recall",
     frames=8,
     image_size=32,
-    patch_size=8,
-    tubelet_size=2,
+    patch_size=16,
+    tubelet_size=1,
     d_model=32,
     depth=2,
     d_state=8,
@@ -117,15 +124,63 @@ _QUICK = CellConfig(
     class_token="first",
     steps=200,
     batch_size=32,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     warmup_steps=20,
     weight_decay=0.05,
     train_clips=2000,
     test_clips=200,
     probe_clips=8,
 )
-_OTHERS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
+_LONG = _SMALL.model_copy(update={"steps": 2000, "train_clips": 20000, "test_clips": 1000})
+# The size of videomambapro_tiny.
+_LARGE = CellConfig(
+    task="recall",
+    frames=8,
+    image_size=224,
+    patch_size=16,
+    tubelet_size=1,
+    d_model=192,
+    depth=24,
+    d_state=16,
+    variant=REFERENCE,
+    class_token="first",
+    steps=20000,
+    batch_size=64,
+    learning_rate=5e-4,
+    warmup_steps=1000,
+    weight_decay=0.05,
+    train_clips=50000,
+    test_clips=2000,
+    probe_clips=8,
+)
+_VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
+_TASKS = ("recall", "relation", "direction")
+
+
+_READ_OUTS = ("first", "none")
+
+
+def _block(base: CellConfig, **fields: Any) -> Block:
+    """Every variant of a base with other fields."""
+    return Block(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=_VARIANTS)
+
 
 PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(blocks=(Block(base=_QUICK, changes=_OTHERS),), seeds=(0, 1, 2)),
+    "quick": Preset(blocks=tuple(_block(_SMALL, task=task) for task in _TASKS), seeds=(0, 1, 2)),
+    "full": Preset(
+        blocks=tuple(
+            _block(_LONG, task=task, class_token=read_out, frames=frames)
+            for task in _TASKS
+            for read_out in _READ_OUTS
+            for frames in (8, 16, 32)
+        ),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+    "gpu": Preset(
+        blocks=tuple(
+            _block(_LARGE, task=task, class_token=read_out) for task in _TASKS for read_out in _READ_OUTS
+        ),
+        seeds=(0, 1, 2),
+    ),
 }
+"""What `--preset` takes: in minutes on two cores, in hours on many, and in days on GPUs."""
