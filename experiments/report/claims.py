@@ -24,7 +24,7 @@ class Claim:
         variant, reference: whose number, and less whose (of the same base and seed); None for the number itself.
         sign: +1 where the claim says that the number lies above `null`, -1 below.
         association: instead of all this, (task, quantity): the rank correlation of a probe's number with the task's
-            accuracy over models, within Mamba variants.
+            accuracy over models of all variants.
     """
 
     id: str
@@ -59,8 +59,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "residual-helps",
-        "The elemental residual alone improves VideoMamba, as it answers element contradiction. That elemental means every "
-        "token's is our reading.",
+        "The elemental residual alone improves VideoMamba, as it answers element contradiction. That elemental "
+        "means every token's is our reading.",
         ABSTRACT,
         +1,
         "accuracy",

@@ -97,6 +97,7 @@ class _Found:
     bases: tuple[Evidence, ...] = ()
     left_out: tuple[str, ...] = ()
     before: tuple[float, float, float] | None = None
+    further: str = ""
 
     def said(self, value: float) -> str:
         return number(value) if self.measure is None else self.measure.shown(value)
@@ -222,10 +223,10 @@ def _association(claim: Claim, correlations: pd.DataFrame) -> _Found:
     chosen = correlations[
         (correlations["task"] == task)
         & (correlations["quantity"] == quantity)
-        & (correlations["group"] == GROUPS[0])
         & (correlations["direction"] == "mean")
     ]
-    named = f"rank correlation of {quantity.replace('_', ' ')} with accuracy of {task}, over trained Mamba variants"
+    mamba, chosen = (chosen[chosen["group"] == group] for group in GROUPS)
+    named = f"rank correlation of {quantity.replace('_', ' ')} with accuracy of {task}, over trained models"
     if chosen.empty:
         nothing = float("nan")
         return _Found(
@@ -233,7 +234,7 @@ def _association(claim: Claim, correlations: pd.DataFrame) -> _Found:
         )
     row = chosen.iloc[0]
     return _Found(
-        measured=f"{named} ({row['variants']} variants)",
+        measured=f"{named} of {row['variants']} variants",
         measure=None,
         value=float(row["correlation"]),
         low=float(row["low"]),
@@ -241,7 +242,18 @@ def _association(claim: Claim, correlations: pd.DataFrame) -> _Found:
         n=int(row["cells"]),
         p_value=float(row["p_variants"]),
         note=str(row["note"]),
+        further=_within(mamba),
     )
+
+
+def _within(correlations: pd.DataFrame) -> str:
+    """The correlation within Mamba variants, as a sentence: the other may be all self-attention's doing."""
+    known = correlations.dropna(subset=["correlation", "low"])
+    if known.empty:
+        return ""
+    row = known.iloc[0]
+    ends = f"{number(row['low'])} to {number(row['high'])}"
+    return f"Without self-attention it is {number(row['correlation'])} ({ends}; n = {row['cells']})."
 
 
 def _side(value: float, low: float, high: float, null: float) -> int:
@@ -259,7 +271,10 @@ def _verdict(claim: Claim, found: _Found, p_holm: float, family: int) -> Verdict
     elif not side:
         reach = found.said((found.high - found.low) / 2).lstrip("+")
         verdict = UNTOLD
-        reason = f"The interval holds {claim.null:g}, no effect; an effect of less than about {reach} could not have been told."
+        reason = (
+            f"The interval holds {claim.null:g}, no effect; an effect of less than about {reach} could not "
+        )
+        reason += "have been told."
     elif not p_holm < LEVEL:
         verdict = UNTOLD
         reason = (
@@ -284,7 +299,9 @@ def _verdict(claim: Claim, found: _Found, p_holm: float, family: int) -> Verdict
         family=family,
         verdict=verdict,
         shown=found.shown,
-        sentence=" ".join(filter(None, (_measurement(claim, found), reason, _start(claim, found, side)))),
+        sentence=" ".join(
+            filter(None, (_measurement(claim, found), found.further, reason, _start(claim, found, side)))
+        ),
         bases=found.bases,
         left_out=found.left_out,
     )

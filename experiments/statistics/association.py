@@ -78,9 +78,10 @@ def rank_correlations(
       cells, blocks, variants   how many; blocks of one cell say nothing and are not counted
       p_value       two-sided, by permutation of cells within blocks (add-one): could the accuracies of one seed have
                     gone with any of its models? It takes the cells of one variant for independent
-      p_variants    two-sided, by permutation of variants, all their cells together (every order of at most 8 is
-                    counted, so it is exact; variants that not every block has are left out): could the variants' accuracies have gone with any of them? With k of them
-                    it cannot be below 1 / k!. It is the one that speaks of variants
+      p_variants    two-sided, by permutation of variants, all their cells together: could the variants' accuracies have
+                    gone with any of them? Every order of at most 8 is counted, so it is exact; variants that not every
+                    block has are left out. With k of them it cannot be below 2 / k! but for ties. It is the one that
+                    speaks of variants
       p_holm, p_variants_holm, family   each corrected by Holm for the table, in which `family` rows have a p-value
       note
 
