@@ -17,6 +17,7 @@ from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
 from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
 from experiments.report.provenance import provenance
+from experiments.report.saved import SavedGrid
 from experiments.report.sources import ARXIV, disagreement
 from experiments.report.untested import UNTESTED
 from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, Verdict
@@ -50,12 +51,12 @@ def opening(measured: Measured) -> str:
     )
 
 
-def unfinished(measured: Measured) -> str:
+def unfinished(grid: SavedGrid) -> str:
     """What a reader of an incomplete grid has to know, or nothing."""
-    missing = measured.grid.unfinished
+    missing = grid.unfinished
     if not missing:
         return ""
-    done = len(measured.grid.cells)
+    done = len(grid.cells)
     said = ", ".join(f"{cell.task} {cell.variant} seed {cell.seed}" for cell in missing[:6])
     more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
     return (

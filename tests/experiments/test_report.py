@@ -11,11 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.report import __main__ as command
+from experiments.report.contents import unfinished
 from experiments.report.saved import read_grid
 from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
 from experiments.tables import SCHEMAS
-from tests.experiments.reports import GRID
+from tests.experiments.reports import GRID, UNFINISHED
 
 
 class Page(HTMLParser):
@@ -267,16 +268,9 @@ def test_a_full_disk_leaves_the_last_report(report, tmp_path, capsys, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_incomplete_grid_is_said_to_be_so(report, tmp_path, capsys):
-    """One cell's rows are taken out of all tables, as where a grid was stopped."""
-    grid = copied(report, tmp_path)
-    gone = GRID.cells()[1]
-    for name in SCHEMAS:
-        frame = pd.read_parquet(grid / f"{name}.parquet")
-        frame[frame["cell"] != gone.id].to_parquet(grid / f"{name}.parquet")
-    assert run("--grid", grid, "--out", tmp_path / "report") == 0, capsys.readouterr().err
-    text = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8")).text
-    total = len(GRID.cells())
-    assert f"Incomplete: {total - 1} of {total} models are finished." in text
-    assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in text
-    assert read_grid(grid).unfinished == (gone,)
+def test_an_incomplete_grid_is_said_to_be_so(report, page, tiny_grid):
+    total, gone = len(GRID.cells()), UNFINISHED
+    assert f"Incomplete: {total - 1} of {total} models are finished." in page.text
+    assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in page.text
+    assert read_grid(report.with_name("grid")).unfinished == (gone,)
+    assert unfinished(read_grid(tiny_grid)) == ""
