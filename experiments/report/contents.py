@@ -15,7 +15,7 @@ from experiments.report.measures import MEASURES
 from experiments.report.names import base_labels, variant_label
 from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
-from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
+from experiments.report.probed import probe_label, probe_tables
 from experiments.report.provenance import provenance
 from experiments.report.saved import SavedGrid
 from experiments.report.sources import ARXIV, disagreement
@@ -23,6 +23,7 @@ from experiments.report.untested import UNTESTED
 from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, Verdict
 from experiments.report.viewer import DECADES, Packed
 from experiments.statistics import REFERENCE, base_fields
+from experiments.statistics.association import QUANTITIES
 
 
 def contents(measured: Measured, packed: Packed, command: str) -> tuple[Section, ...]:
@@ -137,6 +138,10 @@ def _ablation(measured: Measured) -> Iterator[Block]:
             "seeds is too narrow. McNemar's test is on the clips of all seeds pooled, and speaks of these trained "
             f"models; Holm corrects for all {len(measured.differences)} of its p-values. Marked: the interval over "
             "seeds excludes 0.",
+            f"The variants {variant_label('mask')} and those with a residual change {variant_label('videomamba')} in "
+            f"that alone; {variant_label('paper')} is the mask with the elemental residual. That the paper's elemental "
+            "residual connection is given to every token is this toolkit's reading; initial, as released, gives it to "
+            "the first.",
         )
     )
     conditions = dict(_by_base(measured.accuracy_by_condition, measured))
@@ -203,14 +208,14 @@ def _by_base(table: pd.DataFrame, measured: Measured) -> Iterator[tuple[str, pd.
 
 def _correlations(measured: Measured) -> Iterator[Block]:
     table = measured.correlations
-    table = table[(table["scope"] == SCOPE) & (table["direction"] == "mean")]
+    table = table[table["direction"] == "mean"]
     family = int(measured.correlations["family"].iloc[0]) if len(measured.correlations) else 0
     yield Block(
         text=(
             "Does a probe's number, mean over layers and directions, go with accuracy? Spearman's rank correlation "
             "over models, ranked within each base and seed, with its bootstrap interval. The first p-value permutes "
             "models of a seed; the second permutes whole variants, and is the one that speaks of variants. Both are "
-            f"corrected by Holm for the {family} correlations of all probes, scopes and directions, which stand in "
+            f"corrected by Holm for all {family} correlations, those of each direction among them, which stand in "
             "tables/correlations.csv. An association over few variants does not say why.",
         )
     )
@@ -218,17 +223,21 @@ def _correlations(measured: Measured) -> Iterator[Block]:
     for task in dict.fromkeys(table["task"]):
         rows = [
             [
-                probe_label(row["quantity"]),
+                probe_label(quantity),
+                row["scope"],
                 row["group"],
                 number(row["correlation"]) if np.isfinite(row["correlation"]) else f"none: {row['note']}",
                 interval(row["low"], row["high"], number),
                 str(row["cells"]),
                 *(p_value(row[name]) for name in ("p_value", "p_holm", "p_variants", "p_variants_holm")),
             ]
-            for quantity in (name for names in SHOWN.values() for name in names)
+            for quantity in QUANTITIES
             for _, row in table[(table["task"] == task) & (table["quantity"] == quantity)].iterrows()
         ]
-        head = ("probe", "models", "correlation", "interval", "n", "p", "Holm", "p, variants", "Holm")
+        head = (
+            *("probe", "scope", "models", "correlation", "interval", "n"),
+            *("p", "Holm", "p, variants", "Holm"),
+        )
         figures = tuple(figure for at, figure in drawn if at == task)
         yield Block(
             heading=task, tables=(Table(f"Correlation with accuracy, {task}", head, rows),), figures=figures
