@@ -138,10 +138,9 @@ def _ablation(measured: Measured) -> Iterator[Block]:
             "seeds is too narrow. McNemar's test is on the clips of all seeds pooled, and speaks of these trained "
             f"models; Holm corrects for all {len(measured.differences)} of its p-values. Marked: the interval over "
             "seeds excludes 0.",
-            f"The variants {variant_label('mask')} and those with a residual change {variant_label('videomamba')} in "
-            f"that alone; {variant_label('paper')} is the mask with the elemental residual. That the paper's elemental "
-            "residual connection is given to every token is this toolkit's reading; initial, as released, gives it to "
-            "the first.",
+            f"A plus sign is that change of {variant_label('videomamba')} alone; {variant_label('paper')} is the mask "
+            "with the elemental residual. That the paper's elemental residual connection is given to every token is "
+            "this toolkit's reading; initial, as released, gives it to the first.",
         )
     )
     conditions = dict(_by_base(measured.accuracy_by_condition, measured))
