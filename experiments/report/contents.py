@@ -12,7 +12,7 @@ from experiments.report.correlation_figures import correlation_illustrations
 from experiments.report.illustration import Block, Judged, Section, Table
 from experiments.report.measured import Measured
 from experiments.report.measures import MEASURES
-from experiments.report.names import base_labels, variant_label
+from experiments.report.names import base_labels, base_setting, variant_label
 from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
 from experiments.report.probed import probe_label, probe_tables
@@ -187,7 +187,8 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
         *("model", "parameters", "accuracy", "seeds", f"less {variant_label(REFERENCE)}, points"),
         *("bootstrap", "McNemar p", "Holm"),
     )
-    return Table(f"Chance is {percent(accuracy['chance'].iloc[0])}", head, lines, frozenset(marked))
+    caption = f"Chance is {percent(accuracy['chance'].iloc[0])}. {base_setting(cells)}."
+    return Table(caption, head, lines, frozenset(marked))
 
 
 def _probes(measured: Measured) -> Iterator[Block]:
