@@ -184,8 +184,9 @@ _LARGE = CellConfig(
 )
 _VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
 _SIZES = {"d_state": (4, 64), "depth": (1, 4)}
+_TASKS = ("recall", "relation", "direction")
 _READ_OUTS = ("first", "none")
-_LENGTHS = {"recall": (8, 16, 32), "relation": (8, 16, 32), "direction": (8, 16, 32)}
+_LENGTHS = (8, 16, 32)
 
 
 def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Block:
@@ -207,21 +208,21 @@ PRESETS: Mapping[str, Preset] = {
             # The states and the depth of the reference are changed at one length.
             _block(
                 _LONG,
-                _VARIANTS | _SIZES if frames == _LENGTHS[task][0] else _VARIANTS,
+                _VARIANTS | _SIZES if frames == _LENGTHS[0] else _VARIANTS,
                 task=task,
                 class_token=read_out,
                 frames=frames,
                 patch_size=16 if task == "relation" else 8,
             )
-            for task in _LENGTHS
+            for task in _TASKS
             for read_out in _READ_OUTS
-            for frames in _LENGTHS[task]
+            for frames in _LENGTHS
         ),
         seeds=(0, 1, 2, 3, 4),
     ),
     "gpu": Preset(
         blocks=tuple(
-            _block(_LARGE, task=task, class_token=read_out) for task in _LENGTHS for read_out in _READ_OUTS
+            _block(_LARGE, task=task, class_token=read_out) for task in _TASKS for read_out in _READ_OUTS
         ),
         seeds=(0, 1, 2),
     ),
