@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ WATCH = 0.2
 """Seconds between a worker's looks at the process that started it."""
 
 PATIENCE = 5
-"""Seconds in which a dask scheduler has to answer."""
+"""Seconds in which a cluster has to answer."""
 
 
 @contextlib.contextmanager
@@ -104,11 +105,15 @@ def _ray(jobs: int, address: str | None) -> Iterator[None]:
     import ray
     from ray.util.joblib import register_ray
 
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():
+            # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
         ray.init(
             address, num_cpus=jobs if address is None else None, include_dashboard=False, log_to_driver=False
         )
-    except ConnectionError as error:
+    except OSError as error:
         raise ValueError(f"address {address}: no ray cluster answers there: {error}") from error
     try:
         register_ray()

@@ -47,7 +47,7 @@ def same_tables(one: pathlib.Path, other: pathlib.Path) -> bool:
     return all((one / f"{t}.parquet").read_bytes() == (other / f"{t}.parquet").read_bytes() for t in TABLES)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -91,6 +91,10 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
             start_new_session=True,
         )
 
+    def at_work() -> bool:
+        """Whether a cell was begun since the last process was started."""
+        return any(path.stat().st_mtime > began for path in out.glob("cells/*/.lock"))
+
     def finished() -> set[pathlib.Path]:
         return set(out.glob("cells/*/cell.json"))
 
@@ -106,31 +110,31 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     assert 1 <= len(done) < 4
 
     # A worker is killed: the grid says so in one line.
+    began = time.time()
     process = start()
-    wait_until(lambda: len(children(process.pid)) == 2)
+    wait_until(at_work)
     workers = children(process.pid)
-    time.sleep(1)
     os.kill(workers[0], signal.SIGKILL)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (2, "")
     assert "a worker process was killed" in errors
     assert "Traceback" not in errors
     wait_until(lambda: not any(map(alive, workers)), 3)
 
     # A terminal interrupts every process of its group.
+    began = time.time()
     process = start()
-    wait_until(lambda: len(children(process.pid)) == 2)
+    wait_until(at_work)
     workers = children(process.pid)
-    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (128 + signal.SIGINT, "")
     assert errors.splitlines()[-1] == "stopped; the same command goes on with the cells that are not finished"
     assert "Traceback" not in errors
     wait_until(lambda: not any(map(alive, workers)), 3)
 
     process = start()
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (0, f"{out}\n")
     assert same_tables(out, tiny_grid)
     assert {path: path.stat().st_mtime_ns for path in done} == done
