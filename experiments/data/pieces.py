@@ -15,8 +15,8 @@ from experiments.data.digits import split_samples
 from experiments.data.photo_pan import SPLITS, photograph
 
 ORANGE, BLUE = (255, 128, 0), (0, 128, 255)  # tell apart by anyone, and by any channel's sum
-_DIGIT = 5 / 8  # side of a digit in a frame, in sides of the frame
-_MARK = 1 / 8  # width of a mark
+_DIGIT = 3 / 4  # side of a digit in a frame, in sides of the frame
+_MARK = 1 / 16  # width of a mark
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def check_classes(classes: int, least: int) -> None:
 def paste_digit(
     frame: UInt8[np.ndarray, "H W 3"], sample: int, place: UInt8[np.ndarray, "2"] | tuple[float, float]
 ) -> None:
-    """Draw a digit five eighths of the frame high, at `place`, each from 0 to 1 of the way that is free."""
+    """Draw a digit three quarters of the frame high, at `place`, each from 0 to 1 of the way that is free."""
     size = len(frame)
     side = max(1, int(_DIGIT * size))
     margin = min(mark_width(size), (size - side) // 2)  # so that a mark hides nothing of the digit

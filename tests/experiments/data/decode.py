@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-SIZE, SIDE = 16, 10  # of the frames that are read, and of a digit in them
+SIZE, SIDE = 16, 12  # of the frames that are read, and of a digit in them
 TARGET = load_digits().target
 
 
