@@ -168,10 +168,13 @@ def test_contradiction_of_folders(tmp_path, capsys):
     timesformer("divided_space_time").float().save_pretrained(tmp_path / "divided")
     capsys.readouterr()
     assert contradiction.main(["--ckpt", str(tmp_path / "joint"), *flags]) == 0
-    assert "videomae" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "VideoMAEForVideoClassification" in shown
+    assert "Element contradiction of joint, " in shown
     assert contradiction.main(["--ckpt", str(tmp_path / "divided"), *flags]) == 0
     shown = capsys.readouterr().out
-    assert "timesformer" in shown
+    assert "TimesformerForVideoClassification" in shown
+    assert "Element contradiction of divided, " in shown
     assert " time " in shown
     assert " space " in shown
 
