@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import vmp
 from experiments.data import PhotoPan
-from experiments.runs import RunFolder
 from experiments.train import Stopped, TrainConfig, train
 from experiments.training import loop
 from experiments.training.batches import StepBatches
@@ -115,10 +114,28 @@ def test_another_configuration_in_the_same_folder_is_refused(whole):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    RunFolder(tmp_path, CONFIG.model_dump(mode="json"))
+    (tmp_path / "config.json").write_text(CONFIG.model_dump_json())
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"checkpoint\.pt: damaged; delete it"):
         train(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"steps"', r"config\.json: damaged: it must hold the fields of a run, in JSON"),
+        ("config.json", "[]", r"config\.json: damaged: it must hold the fields of a run, in JSON"),
+        ("metrics.jsonl", "epoch 1\n", r"metrics\.jsonl: not the metrics of a run; move it"),
+        ("metrics.jsonl", '{"epoch": 1}\n', r"metrics\.jsonl: not the metrics of a run; move it"),
+        ("checkpoint.pt", "another's", r"checkpoint\.pt: there is no config\.json beside it"),
+    ],
+)
+def test_a_folder_of_another_s_files_is_refused_and_left_as_it_is(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        train(CONFIG, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
