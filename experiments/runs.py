@@ -112,7 +112,9 @@ class RunFolder:
             try:
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}: not the metrics of a run; move it, or name another folder") from error
+                raise ValueError(
+                    f"{path}: not the metrics of a run; move it, or name another folder"
+                ) from error
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:

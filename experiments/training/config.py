@@ -1,5 +1,6 @@
 """What a training run is: every field that fixes its weights."""
 
+import difflib
 import json
 import math
 import pathlib
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from experiments.data.lists import DATASETS
 from experiments.data.tasks import TASKS
@@ -68,7 +70,7 @@ class TrainConfig(BaseModel):
     Something-Something's, where left and right are told apart.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str = "photo-pan"
     model: str = "vmp_micro"
@@ -126,6 +128,8 @@ class TrainConfig(BaseModel):
                     )
         elif self.train_list is None:
             raise ValueError(f"task {self.task} needs train_list, the list of its videos")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale {list(self.crop_scale)}: the least share comes first")
         if self.batch_size % (self.repeats * self.accumulate):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of repeats {self.repeats} times accumulate "
@@ -147,13 +151,8 @@ class TrainConfig(BaseModel):
                 **{**data, **{name: value for name, value in (changes or {}).items() if value is not None}}
             )
         except ValidationError as error:
-            problems = (
-                ": ".join(
-                    filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")))
-                )
-                for e in error.errors()
-            )
-            raise ValueError("the configuration is wrong: " + "; ".join(problems)) from error
+            problems = "; ".join(map(_problem, error.errors()))
+            raise ValueError(f"the configuration is wrong: {problems}") from error
         except OSError as error:
             raise ValueError(f"{path}: the configuration cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -171,3 +170,14 @@ class TrainConfig(BaseModel):
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
+
+
+def _problem(error: ErrorDetails) -> str:
+    """What pydantic found wrong, after where it is."""
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        fields = list(TrainConfig.model_fields)
+        near = difflib.get_close_matches(place, fields, 1)
+        hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+        return f"there is no field {place}; {hint}"
+    return ": ".join(filter(None, (place, error["msg"].removeprefix("Value error, "))))

@@ -156,6 +156,20 @@ def test_no_limit_on_gradients(tmp_path):
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    """As the sum over processes is where another one's loss is not, though the own is."""
+    run = run_of(tmp_path, ema_decay=0.5)
+    before = {name: value.clone() for name, value in run.unwrapped.state_dict().items()}
+    run.unwrapped.head.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(
+        ValueError, match=r"the norm of the gradient is (nan|inf) at step 0: try a learning_rate"
+    ):
+        run.update(*batch())
+    assert math.isfinite(run.loss)
+    assert run.step == 0
+    assert all(torch.equal(before[name], value) for name, value in run.unwrapped.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -172,6 +186,12 @@ def test_no_limit_on_gradients(tmp_path):
         ({"precision": "float16"}, "precision: Input should be 'float32' or 'bfloat16'"),
         ({"ema_decay": 1.0}, "ema_decay: Input should be less than 1"),
         ({"crop_scale": [0.0, 1.0]}, "crop_scale.0: Input should be greater than 0"),
+        (
+            {"task": "list", "train_list": "l", "crop_scale": [1.0, 0.5]},
+            r"crop_scale \[1\.0, 0\.5\]: the least share comes first",
+        ),
+        ({"learning_rate": math.inf}, "learning_rate: Input should be a finite number"),
+        ({"mixup": math.inf}, "mixup: Input should be a finite number"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_a_line(fields, message):
