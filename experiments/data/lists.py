@@ -16,6 +16,7 @@ from typing import Any, final
 PathLike = str | pathlib.Path
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+_MOST_CLASSES = 100_000  # that labels may stand for by their numbers alone
 _PROBED = 100  # names of a list that are looked for, of which one has to be there
 
 
@@ -117,10 +118,11 @@ def _plain(
     listing: PathLike, root: pathlib.Path, labels: PathLike | None, count: int | None = None
 ) -> VideoList:
     samples = read_list(listing, root)
-    if labels is None:
-        classes = tuple(map(str, range(count or max(sample.label for sample in samples) + 1)))
+    if labels is not None:
+        classes = _names(labels)
     else:
-        classes = tuple(name for _, name in _lines(labels))
+        highest = max(sample.label for sample in samples)
+        classes = tuple(map(str, range(count or min(highest, _MOST_CLASSES - 1) + 1)))
     return VideoList(_within(samples, len(classes), listing), classes)
 
 
@@ -130,7 +132,7 @@ _KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
 
 def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
     where, first = next(_lines(listing))
-    names = None if labels is None else tuple(name for _, name in _lines(labels))
+    names = None if labels is None else _names(labels)
     columns = [column.strip() for column in first.split(",")]
     if "youtube_id" not in columns:
         return _plain(listing, root, labels, KINETICS_CLASSES)
@@ -285,6 +287,18 @@ def _lines(path: PathLike) -> Iterator[tuple[str, str]]:
     if not filled:
         raise ValueError(f"{path}: the list is empty")
     return iter(filled)
+
+
+def _names(path: PathLike) -> tuple[str, ...]:
+    """The names of the classes, one a line; ValueError where one comes twice."""
+    names: dict[str, None] = {}
+    for where, name in _lines(path):
+        if name in names:
+            raise ValueError(
+                f"{where}: {name!r} comes a second time; it must be one name a line for each class"
+            )
+        names[name] = None
+    return tuple(names)
 
 
 def _json(path: PathLike, kind: type) -> Any:
