@@ -119,10 +119,18 @@ class Run:
         return means
 
     def note_bad(self, bad: Mapping[int, str]) -> None:
-        """Count these bad videos, and those of the other processes. Raises ValueError if there are too many."""
+        """Count these bad videos, and those of the other processes.
+
+        Raises ValueError if there are too many; the steps done are saved, for a higher `max_bad` to go on from.
+        """
         if self.over_processes(len(bad)):
             found = [dict(bad)] if self.accelerator.num_processes == 1 else gather_object([dict(bad)])
-            self.bad.note({index: problem for one in found for index, problem in one.items()})
+            try:
+                self.bad.note({index: problem for one in found for index, problem in one.items()})
+            except ValueError:
+                if self.step:
+                    self.save()
+                raise
 
     def _log(self, means: Float[Tensor, "2"], rate: float, norm: float) -> None:
         loss, accuracy = self.accelerator.reduce(means, "mean").tolist()

@@ -184,6 +184,12 @@ def test_a_batch_must_divide_among_processes(tmp_path, monkeypatch):
         train(CONFIG, tmp_path)
 
 
+def test_a_single_clip_cannot_be_mixed(tmp_path):
+    with pytest.raises(ValueError, match="batch_size 1 leaves each of 1 a single one; it must be larger"):
+        train(CONFIG.model_copy(update={"batch_size": 1, "mixup": 0.8}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_worker_outlives_a_run_that_fails_even_one_that_a_clip_holds_up(tmp_path, monkeypatch):
     make_frames = PhotoPan.frames
 
