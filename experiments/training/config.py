@@ -45,7 +45,8 @@ class TrainConfig(BaseModel):
     weight_decay      of AdamW; rates A, skips D, biases, norms, positions and class tokens are exempt
     betas             of AdamW
     clip_norm         the largest norm of a gradient; longer ones are scaled to it; None for no limit
-    ema_decay         d of the averaged weights, w <- d w + (1 - d) of the step's; None for no average
+    ema_decay         d of the averaged weights, w <- d w + (1 - d) of the step's, from the first step's on and without
+                      warm-up of d; None for no average
     precision         "bfloat16": matrix products and convolutions in it, weights and loss in float32; no flag of
                       accelerate changes it
     recompute         blocks run again in the backward pass rather than keep what it needs: the same bits, less memory

@@ -17,6 +17,7 @@ from experiments.training.optimiser import parameter_groups
 from experiments.training.run import Run
 from experiments.training.start import make_model
 from tests.experiments.training.small import TINY
+from vmp import mixer
 
 CONFIG = TrainConfig(
     fields=TINY, variant="paper", steps=3, batch_size=4, warmup_steps=0, log_every=1, workers=0
@@ -131,13 +132,26 @@ def test_recomputation_gives_the_same_gradients_in_less_memory():
     assert kept[1] < kept[0] / 4
 
 
-def test_bfloat16_computes_in_it_and_keeps_weights_and_loss_in_float32(tmp_path):
+def test_bfloat16_computes_in_it_and_keeps_steps_rates_stream_weights_and_loss_in_float32(
+    tmp_path, monkeypatch
+):
     plain, half = (run_of(tmp_path / precision, precision=precision) for precision in ("float32", "bfloat16"))
     seen = []
     half.unwrapped.layers[0].mixer.in_proj.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    for run in (plain, half):
-        run.update(*batch())
-    assert seen == [torch.bfloat16]
+    half.unwrapped.layers[0].register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    plain.update(*batch())
+    scan, scanned = mixer.selective_scan, set()
+
+    def scan_and_note(u, delta, A, *others, **options):
+        out = scan(u, delta, A, *others, **options)
+        scanned.add((u.dtype, delta.dtype, A.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(mixer, "selective_scan", scan_and_note)
+    half.update(*batch())
+    assert seen == [torch.bfloat16, torch.float32]
+    # With such inputs the scan itself adds up in float32 (tests/vmp/scan).
+    assert scanned == {(torch.bfloat16, torch.float32, torch.float32, torch.bfloat16)}
     assert half.loss != plain.loss
     assert half.loss == pytest.approx(plain.loss, rel=2**-7)
     assert {p.dtype for p in half.unwrapped.parameters()} == {torch.float32}
