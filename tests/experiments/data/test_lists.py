@@ -216,6 +216,12 @@ def test_bad_labels_are_named(tmp_path, root):
         read_dataset("ssv2", tmp_path / "validation.json", tmp_path / "nowhere")
 
 
+def test_the_mark_that_begins_some_texts_is_no_part_of_a_path(tmp_path, root):
+    touch(root, "b.mp4")
+    (tmp_path / "l").write_text("b.mp4 1\n", encoding="utf-8-sig")
+    assert read_list(tmp_path / "l", root) == [Sample(root / "b.mp4", 1)]
+
+
 @pytest.mark.parametrize("dataset", ["list", "kinetics400"])
 def test_a_class_named_twice_is_refused(tmp_path, root, dataset):
     touch(root, "b.mp4")
