@@ -1,9 +1,8 @@
 """Clips from video files, and from folders that hold a video's frames as images."""
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import av
@@ -79,19 +78,10 @@ def read_frames(
         return _read_folder(path, choose, view, total_frames)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
-    with _naming(path):
-        return read_video(path, choose, view)
-
-
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the decoders raise into a ValueError of one line that begins with the path."""
     try:
-        yield
+        return read_video(path, choose, view)
     except av.FFmpegError as error:
         raise ValueError(f"{path}: damaged, or not a video: {error.strerror}") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: damaged, or not an image: {error}") from error
 
 
 def _read_folder(
@@ -106,8 +96,12 @@ def _read_folder(
     wanted = choose(total_frames or len(files)).tolist()
     frames = {}
     for index in sorted(set(wanted)):
-        with _naming(files[index]), Image.open(files[index]) as image:
-            frames[index] = view(image.convert("RGB"))
+        try:
+            with Image.open(files[index]) as image:
+                pixels = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{files[index]}: damaged, or not an image: {error}") from error
+        frames[index] = view(pixels)
     return [frames[index] for index in wanted]
 
 

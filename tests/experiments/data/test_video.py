@@ -80,6 +80,7 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     middle = len(scrambled) // 2
     scrambled[middle : middle + 4000] = bytes(4000)
     contents = {
+        "unknown-codec.mp4": whole.replace(b"avc1", b"zzzz"),
         "empty.mp4": b"",
         "text.mp4": b"This is no video.\n" * 40,
         "cut.mp4": whole[: len(whole) // 2],
@@ -92,9 +93,13 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     (folder / "empty-folder").mkdir()
     (folder / "bad-image").mkdir()
     (folder / "bad-image" / "1.png").write_bytes(b"no image")
+    for name, content in (("bad-header", b"P6 4x 4 255\n"), ("huge-image", b"P6 99999 99999 255\n")):
+        (folder / name).mkdir()
+        (folder / name / "1.ppm").write_bytes(content)
     write_sound(folder / "sound.mp4")
     expected = {
         "missing.mp4": "no such file or folder",
+        "unknown-codec.mp4": "of a video codec that there is no decoder for",
         "empty.mp4": "the file is empty",
         "text.mp4": "damaged, or not a video",
         "cut.mp4": "damaged, or not a video",
@@ -103,6 +108,8 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         "cut.mkv": "cut short",
         "empty-folder": "holds 0 images",
         "bad-image": "1.png: damaged, or not an image",
+        "bad-header": "1.ppm: damaged, or not an image",
+        "huge-image": "1.ppm: damaged, or not an image: .* exceeds limit",
         "sound.mp4": "no video stream in it, only audio",
     }
     return {name: (folder / name, message) for name, message in expected.items()}
@@ -114,6 +121,14 @@ def test_files_that_are_no_good_are_named_in_one_line(tmp_path):
             read_clip(path, 4, 16)
         assert str(caught.value).startswith(str(path)), name
         assert "\n" not in str(caught.value), name
+
+
+def test_a_title_in_another_encoding_makes_no_video_bad(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", numbered(12), title="a title xxx")
+    content = path.read_bytes()
+    assert b"a title xxx" in content
+    path.write_bytes(content.replace(b"a title xxx", b"a title \xe9\xe8\xea"))
+    assert indices(read_clip(path, 4, 16)) == [1, 4, 7, 10]
 
 
 def test_dataset_reads_what_the_list_names(tmp_path):
