@@ -207,16 +207,18 @@ def main(
             )
         frames, size = model.config.num_frames, model.config.image_size
         dataset: ClipDataset | VideoViews
-        if task == "video" or task in DATASETS:
+        if task in DATASETS:
             if test_list is None:
                 raise ValueError(f"task {task} needs --test-list, the list of its videos")
-            listed = read_dataset("list" if task == "video" else task, test_list, root, labels)
+            listed = read_dataset(task, test_list, root, labels)
             dataset = VideoViews(listed.samples, listed.classes, frames, size, clips, crops, stride, root)
         elif (clips, crops, stride, test_list) != (1, 1, None, None):
             raise ValueError(
                 f"--test-list, --clips, --crops and --stride are for lists of videos, not for {task}"
             )
         else:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r}: it must be one of {', '.join((*TASKS, *DATASETS))}")
             dataset = task_dataset(task, "held-out", frames, size, seed, count)
         with (
             _kept(out, _request(dataset, task, seed, loaded.weights_sha256)) as folder,

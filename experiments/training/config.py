@@ -19,7 +19,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 FREE = ("max_bad", "save_every", "log_every", "workers")
 """Fields that may change when a run is continued: none of them changes a bit of its weights."""
 
-LISTS_ALONE = ("labels", "repeats", "stride", "crop_scale", "randaugment", "magnitude")
+LISTS_ALONE = ("train_list", "root", "labels", "repeats", "stride", "crop_scale", "randaugment", "magnitude")
 """Fields that nothing but lists of videos reads."""
 
 
