@@ -16,7 +16,8 @@ from experiments.data.lists import Sample, read_list
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
-from experiments.data.video import VideoFiles, read_clip
+from experiments.data.video import read_clip
+from experiments.data.views import VideoViews
 
 __all__ = [
     "Clip",
@@ -27,7 +28,7 @@ __all__ = [
     "Recall",
     "Relation",
     "Sample",
-    "VideoFiles",
+    "VideoViews",
     "denormalise",
     "digits_clips",
     "direction_clips",

@@ -2,17 +2,14 @@
 
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import final
 
 import av
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from experiments.data.clip import ClipDataset, check_shape
+from experiments.data.clip import check_shape
 from experiments.data.decode import Choose, View, read_video
-from experiments.data.lists import Sample
 from experiments.data.sampling import crop_boxes, sample_uniformly
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -103,46 +100,3 @@ def _read_folder(
             raise ValueError(f"{files[index]}: damaged, or not an image: {error}") from error
         frames[index] = view(pixels)
     return [frames[index] for index in wanted]
-
-
-@final
-class VideoFiles(ClipDataset):
-    """Labelled videos of a list, each read by `read_clip`; nothing about an item is random.
-
-    Args:
-        samples: as from `read_list`.
-        num_frames: T.
-        image_size: H = W, pixels.
-        classes: the names of the labels; their numbers, up to the largest there is, by default.
-
-    Raises:
-        ValueError: for no samples, a label without a name, a number below 1; on reading an item, as
-        `read_clip`.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        num_frames: int = 8,
-        image_size: int = 224,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        check_shape(num_frames, image_size, len(samples))
-        largest = max(samples, key=lambda sample: sample.label)
-        self.classes = tuple(map(str, range(largest.label + 1))) if classes is None else tuple(classes)
-        if largest.label >= len(self.classes):
-            raise ValueError(f"{largest.path}: label {largest.label}: there are {len(self.classes)} classes")
-        self.samples, self.num_frames, self.image_size = tuple(samples), num_frames, image_size
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def label(self, index: int) -> int:
-        return self.samples[index].label
-
-    def name(self, index: int) -> str:
-        return self.samples[index].path.name
-
-    def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
-        sample = self.samples[index]
-        return read_clip(sample.path, self.num_frames, self.image_size, sample.total_frames)

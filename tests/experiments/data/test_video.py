@@ -9,10 +9,9 @@ import pathlib
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from experiments.data import VideoFiles, normalise, read_clip, read_list, video_clips
+from experiments.data import read_clip, video_clips
 from tests.experiments.videos import indices, numbered, write_video
 
 
@@ -129,29 +128,6 @@ def test_a_title_in_another_encoding_makes_no_video_bad(tmp_path):
     assert b"a title xxx" in content
     path.write_bytes(content.replace(b"a title xxx", b"a title \xe9\xe8\xea"))
     assert indices(read_clip(path, 4, 16)) == [1, 4, 7, 10]
-
-
-def test_dataset_reads_what_the_list_names(tmp_path):
-    write_video(tmp_path / "b.mp4", numbered(16))
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for k, frame in enumerate(numbered(10)):
-        Image.fromarray(frame).save(folder / f"{k}.png")
-    (tmp_path / "list.txt").write_text("b.mp4 1\nframes 8 0\n")
-    dataset = VideoFiles(read_list(tmp_path / "list.txt", tmp_path), num_frames=4, image_size=16)
-    assert len(dataset) == 2
-    assert dataset.classes == ("0", "1")
-    assert [indices(dataset.frames(k)) for k in range(2)] == [[2, 6, 10, 14], [1, 3, 5, 7]]
-    video, label = dataset[0]
-    assert label == 1
-    assert torch.equal(video, normalise(dataset.frames(0)))
-    assert (dataset.clip(1).name, dataset.clip(1).label) == ("frames", "0")
-    named = VideoFiles(dataset.samples, 4, 16, classes=("still", "moving"))
-    assert named.clip(0).label == "moving"
-    with pytest.raises(ValueError, match=r"b\.mp4: label 1: there are 1 classes"):
-        VideoFiles(dataset.samples, 4, 16, classes=("still",))
-    with pytest.raises(ValueError, match="size = 0"):
-        VideoFiles([], 4, 16)
 
 
 def test_entry_point_reads_the_paths_in_turn(tmp_path):

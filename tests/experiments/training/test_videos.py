@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import vmp
-from experiments.data import VideoFiles, read_list
+from experiments.data import VideoViews, read_list
 from experiments.evaluate import evaluate
 from experiments.runs import write_text
 from experiments.train import Stopped, TrainConfig, train
@@ -100,7 +100,7 @@ def test_everything_on_trains_counts_bad_videos_and_is_judged(whole, videos):
     assert counts[2:] == [2] * 6
     model = vmp.load_checkpoint(whole / "weights.safetensors")
     samples = [sample for k, sample in enumerate(read_list(videos / "list.txt", videos)) if k not in (3, 7)]
-    judged = evaluate(model, VideoFiles(samples, 2, 16, classes=tuple("012345")))
+    judged = evaluate(model, VideoViews(samples, tuple("012345"), 2, 16, clips=2, crops=3))
     assert judged.logits.shape == (10, 6)
     assert list(judged.labels) == [sample.label for sample in samples]
     assert np.isfinite(judged.logits).all()
