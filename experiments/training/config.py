@@ -142,15 +142,18 @@ class TrainConfig(BaseModel):
     def read(cls, path: pathlib.Path | None, changes: Mapping[str, Any] | None = None) -> Self:
         """The configuration of a JSON file (or the defaults), with those `changes` that are not None.
 
+        Of `fields`, changes replace those that they name and leave the file's others.
+
         Raises ValueError, in one line, for a file that cannot be read and a field or value there cannot be.
         """
         try:
             data = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(data, dict):
                 raise ValueError("it must hold an object {...} of fields")
-            return cls(
-                **{**data, **{name: value for name, value in (changes or {}).items() if value is not None}}
-            )
+            given = {name: value for name, value in (changes or {}).items() if value is not None}
+            if isinstance(data.get("fields"), dict) and isinstance(given.get("fields"), dict):
+                given["fields"] = {**data["fields"], **given["fields"]}
+            return cls(**{**data, **given})
         except ValidationError as error:
             problems = "; ".join(map(_problem, error.errors()))
             raise ValueError(f"the configuration is wrong: {problems}") from error
