@@ -241,10 +241,18 @@ def session(out: Path | None, written: Collection[str]) -> Iterator[Session]:
             keep.discard()
 
 
-def show(lines: Sequence[str], tables: Iterator[RenderableType]) -> None:
-    """Print lines as they are, then tables, to a terminal or to `WIDTH` columns."""
+def show(lines: Sequence[str], tables: Iterator[RenderableType], after: Sequence[str] = ()) -> None:
+    """Print lines as they are, then tables, then lines again, to a terminal or to `WIDTH` columns."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for line in lines:
         console.print(line, markup=False, highlight=False)
     for table in tables:
         console.print(table)
+    for line in after:
+        console.print(line, markup=False, highlight=False)
+
+
+def say_written(out: Path, written: Collection[str]) -> None:
+    """Tell on standard error which of the files that a command may write are in its folder."""
+    there = [f"{name}/" if (out / name).is_dir() else name for name in written if (out / name).exists()]
+    print(f"written: {out}/{', '.join(there)}", file=sys.stderr)

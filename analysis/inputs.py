@@ -24,10 +24,6 @@ on Kinetics too."""
 DEFAULT_SOURCE = "photo-pan"
 VIDEO_SOURCE = "video"
 
-# Per-channel statistics of ImageNet on [0, 1], with which VideoMamba and VideoMambaPro normalise Kinetics too.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 
 class InputError(ValueError):
     """An input that is unknown or cannot be read; the message is one line for the user."""

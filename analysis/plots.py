@@ -6,8 +6,10 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from textwrap import fill
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -149,7 +151,7 @@ def _profiles(result: DecayResult, layer: int, scope: str, quantity: str, unit: 
         no_data(ax, "no data: see the notes" if curves else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
     ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope)})")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    ax.xaxis.set_major_locator(whole_numbers(7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
 
@@ -263,8 +265,8 @@ def plot_frame_matrix(
                 t, s, text, ha="center", va="center", fontsize=6, color="white" if share < 0.6 else "black"
             )
     ax.set(xlabel="key frame t", ylabel="query frame s")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.xaxis.set_major_locator(whole_numbers(8))
+    ax.yaxis.set_major_locator(whole_numbers(8))
     ax.set_title(f"layer {layer}, {direction}, scope {scope}")
     return ax
 
@@ -295,7 +297,7 @@ def plot_class_row(result: DecayResult, layer: int, scope: str, ax: Axes | None 
     else:
         no_data(ax, "no class token, one frame, or no data: see the notes")
     ax.set(xlabel="key frame t", ylabel="share of the class token's row")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
 
@@ -320,7 +322,7 @@ def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | Non
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
         points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"scope {scope}")
     ax.legend(loc="best")
     return ax
@@ -330,15 +332,21 @@ def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | Non
 def plot_models(
     results: Mapping[str, DecayResult], quantity: str, scope: str, direction: str, ax: Axes | None = None
 ) -> Axes:
-    """One quantity by layer for several models in one direction, with intervals over clips."""
+    """One quantity by layer for several models in one direction, with intervals over clips.
+
+    Raises ValueError where no model has that direction; one that lacks it is left out.
+    """
+    known = list(dict.fromkeys(d for result in results.values() for d in result.directions))
+    if direction not in known:
+        raise ValueError(f"no direction {direction!r} in any model; there are {', '.join(known)}")
     ax = new_axes(ax)
     shifts = np.linspace(-0.08, 0.08, len(results)) if len(results) > 1 else [0.0]
-    for (name, result), look, shift in zip(results.items(), MODEL_LOOKS, shifts, strict=False):
+    for (name, result), look, shift in zip(results.items(), cycle(MODEL_LOOKS), shifts, strict=False):
         if direction in result.directions:
             rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
             points(ax, np.array(result.layers) + shift, rows, name, look)
     ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"{direction}, scope {scope}")
     ax.legend(loc="best")
     return ax
@@ -356,7 +364,7 @@ def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None)
     ax.axhline(0, color="0.3", linewidth=0.9)
     first = differences[0]
     ax.set(xlabel="layer", ylabel=f"difference in {quantity_label(first.quantity)}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"scope {first.scope}")
     ax.legend(loc="best")
     return ax
@@ -402,4 +410,9 @@ def _mark_beyond(ax: Axes, x: float, row: Measurement, look: Mapping[str, Any]) 
 
 
 def no_data(ax: Axes, why: str) -> None:
-    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="0.3")
+    ax.text(0.5, 0.5, fill(why, 24), ha="center", va="center", transform=ax.transAxes, color="0.3")
+
+
+def whole_numbers(most: int | Literal["auto"] = "auto") -> MaxNLocator:
+    """Ticks at whole numbers alone, be there but one, such as layers and frames."""
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)

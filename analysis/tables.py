@@ -1,8 +1,9 @@
 """Numbers and headings of the tables that commands print."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from analysis.quantities import Quantity
 from analysis.results import Measurement, Provenance
 
 
@@ -35,4 +36,22 @@ def with_interval(m: Measurement, beyond: int | None = None) -> str:
     value = number(m.value, beyond)
     if m.low is None or m.high is None:
         return value
-    return f"{value}\n{number(m.low, beyond)}–{number(m.high, beyond)}"
+    between = " to " if m.low < 0 else "–"
+    return f"{value}\n{number(m.low, beyond)}{between}{number(m.high, beyond)}"
+
+
+def gaps(
+    measurements: Iterable[Measurement], shown: Collection[str], quantities: Mapping[str, Quantity]
+) -> list[str]:
+    """A line for each reason why a number of a table, or its interval, is missing, with all that miss it.
+
+    Args:
+        shown: names of the quantities in the table; no other is spoken of. quantities: what each is called.
+    """
+    missing: dict[str, dict[str, None]] = {}
+    for m in measurements:
+        if m.quantity in shown and (m.value is None or (m.low is None and m.n_clips > 1)):
+            named = quantities[m.quantity]
+            unit = "" if named.unit == "none" else f" ({named.unit})"
+            missing.setdefault(m.note, {})[named.label + unit] = None
+    return [f"Gap: {', '.join(names)}: {why}" for why, names in missing.items()]

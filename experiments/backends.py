@@ -1,8 +1,11 @@
 """Where the cells of a grid run: processes here (loky), or a cluster's (dask, ray). All of them must see its folder."""
 
+import concurrent.futures
 import contextlib
+import importlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +16,14 @@ import joblib
 Backend = Literal["loky", "dask", "ray"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
+EXTRAS = {"dask": ("distributed", "dask"), "ray": ("ray", "ray")}
+"""What a backend imports, and the extra that it comes with."""
+
 WATCH = 0.2
 """Seconds between a worker's looks at the process that started it."""
+
+PATIENCE = 5
+"""Seconds in which a cluster has to answer."""
 
 
 @contextlib.contextmanager
@@ -28,6 +37,7 @@ def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
 
     Raises:
         ValueError: for another name, a package that is not installed, or a cluster that does not answer.
+        BrokenExecutor: if a worker process was killed.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r}: it must be one of {', '.join(BACKENDS)}")
@@ -40,13 +50,17 @@ def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
         with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1, **workers):
             yield
         return
+    _require(*EXTRAS[name])
+    with _dask(jobs, address) if name == "dask" else _ray(jobs, address):
+        yield
+
+
+def _require(package: str, extra: str) -> None:
     try:
-        cluster = _dask(jobs, address) if name == "dask" else _ray(jobs, address)
-        with cluster:
-            yield
+        importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
-            f"backend {name}: {error.name} is not installed; pip install 'vmp-toolkit[{name}]'"
+            f"backend {extra}: {package} is not installed; pip install 'vmp-toolkit[{extra}]'"
         ) from error
 
 
@@ -75,12 +89,15 @@ def _dask(jobs: int, address: str | None) -> Iterator[None]:
             cluster = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
             address = stack.enter_context(cluster).scheduler_address
         try:
-            client = distributed.Client(address, timeout=10)
+            client = distributed.Client(address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise ValueError(f"address {address}: no dask scheduler answers there: {error}") from error
         stack.enter_context(client)
         stack.enter_context(joblib.parallel_config("dask"))
-        yield
+        try:
+            yield
+        except distributed.KilledWorker as error:
+            raise concurrent.futures.BrokenExecutor(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -88,15 +105,21 @@ def _ray(jobs: int, address: str | None) -> Iterator[None]:
     import ray
     from ray.util.joblib import register_ray
 
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():
+            # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
         ray.init(
             address, num_cpus=jobs if address is None else None, include_dashboard=False, log_to_driver=False
         )
-    except ConnectionError as error:
+    except OSError as error:
         raise ValueError(f"address {address}: no ray cluster answers there: {error}") from error
     try:
         register_ray()
         with joblib.parallel_config("ray", n_jobs=jobs if address is None else -1):
             yield
+    except ray.exceptions.RayActorError as error:
+        raise concurrent.futures.BrokenExecutor(str(error)) from error
     finally:
         ray.shutdown()

@@ -73,7 +73,7 @@ def run_grid(
     """
     cells = preset.cells()
     folders = [out / "cells" / cell.id for cell in cells]
-    with _writing(out), _alone(out), backend(backend_name, jobs, address):
+    with _writing(out), backend(backend_name, jobs, address), _alone(out):
         _claim(out, name, preset)
         add_session(out, command=command, preset=name, cells=cells, backend=backend_name, jobs=jobs)
         for leftover in [*out.glob(".*.tmp"), *(folder / FAILED for folder in folders)]:
@@ -129,13 +129,21 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 def _claim(out: pathlib.Path, name: str, preset: Preset) -> None:
     """Write grid.json, or check that it holds the same grid."""
-    config = preset.model_dump(mode="json")
-    path = out / GRID
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))["config"]
-        check_same(out, "grid", _flat(held), _flat(config))
+    if (out / GRID).exists():
+        _check_holds(out, preset)
     else:
-        write_text(path, json.dumps({"preset": name, "config": config}, indent=2) + "\n")
+        content = {"preset": name, "config": preset.model_dump(mode="json")}
+        write_text(out / GRID, json.dumps(content, indent=2) + "\n")
+
+
+def _check_holds(out: pathlib.Path, preset: Preset) -> None:
+    try:
+        held = json.loads((out / GRID).read_text(encoding="utf-8"))["config"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{out}: holds no grid (no {GRID})") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{out / GRID}: damaged; name another folder") from error
+    check_same(out, "grid", _flat(held), _flat(preset.model_dump(mode="json")))
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
@@ -168,8 +176,8 @@ def _writing(out: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"{error.filename or out}: cannot be written: {error.strerror}; what is finished is kept, and the same "
-            "command goes on from there"
+            f"{error.filename or out}: cannot be read or written: {error.strerror}; what is finished is kept, and the "
+            "same command goes on from there"
         ) from error
     except concurrent.futures.BrokenExecutor as error:
         raise ValueError(
@@ -197,12 +205,12 @@ def main(
 ) -> None:
     """Train, judge and probe every cell of a grid, or go on with a grid that was stopped or killed."""
     console = Console(stderr=True, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         name, grid = choose_preset(preset, config)
         if tables_only:
             with _writing(out):
-                _claim(out, name, grid)
+                _check_holds(out, grid)
                 write_tables(grid.cells(), out)
             missing = unfinished(grid.cells(), out)
         else:
@@ -210,7 +218,7 @@ def main(
                 grid,
                 out,
                 name=name,
-                jobs=jobs or joblib.cpu_count(),
+                jobs=joblib.cpu_count() if jobs is None else jobs,
                 backend_name=backend,
                 address=address,
                 command=" ".join(["python -m experiments.grid", *sys.argv[1:]]),
@@ -222,6 +230,8 @@ def main(
     except ValueError as error:
         console.print(f"error: {error}", markup=False, highlight=False)
         raise typer.Exit(2) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     for cell in missing:
         told = outcome(out / "cells" / cell.id) or "not finished"
         console.print(f"missing from the tables: {describe(cell)}: {told}", markup=False, highlight=False)

@@ -25,7 +25,10 @@ PACKAGES = (
 def add_session(out: pathlib.Path, *, cells: Sequence[CellConfig], **about: Any) -> None:
     """Add this process to the sessions of a grid's folder: what is said `about` it, versions, commit and machine."""
     path = out / PROVENANCE
-    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else {}
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else {}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged; delete it to go on without the sessions before") from error
     session = {
         "date": now(),
         **about,

@@ -18,13 +18,22 @@ from rich.table import Table
 from analysis._theory.figures import figure_makers
 from analysis._theory.result import Finding, TheoryResult
 from analysis._theory.run import CHANNELS, NO_CHECKPOINT, STEPS, default_clips, run
-from analysis.cli import JsonOption, OutOption, RequestFor, run_command, session, show, with_request_options
+from analysis.cli import (
+    JsonOption,
+    OutOption,
+    RequestFor,
+    run_command,
+    say_written,
+    session,
+    show,
+    with_request_options,
+)
 from analysis.figures import draw_all
 from analysis.request import Request
 from analysis.results import replacing, save, to_json
 from analysis.theory import CLAIMS
 
-WRITTEN = frozenset({"result.json", "theory.csv", "figures"})
+WRITTEN = ("result.json", "theory.csv", "figures")
 COLUMNS = (
     *("claim", "dropped", "layer", "direction", "form", "needed", "verdict", "deviation", "in_float32"),
     *("tolerance", "margin", "scans", "note"),
@@ -92,7 +101,7 @@ def execute(asked: Invocation, command: str) -> TheoryResult:
         show(list(_heading(result)), _tables(result))
         show([_conclusion(result)], iter(()))
     if asked.out is not None:
-        print(f"written: {asked.out}/result.json, theory.csv, figures/", file=sys.stderr)
+        say_written(asked.out, WRITTEN)
     return result
 
 

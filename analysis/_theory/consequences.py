@@ -46,7 +46,8 @@ def _spectrum(alpha: Float[Tensor, "D L L"], name: str, layer: int) -> Curve:
     values = torch.linalg.svdvals(alpha[:, m:, :m])
     relative = (values / values[:, :1]).cpu().numpy()
     low, high = np.quantile(relative, [0.05, 0.95], axis=0)
-    return _curve(layer, name, "spectrum", np.median(relative, axis=0), low, high)
+    curve = _curve(layer, name, "spectrum", np.median(relative, axis=0), low, high)
+    return replace(curve, note="median, 5th and 95th percentile over channels; no interval over clips")
 
 
 def _random_attention(length: int) -> Float[Tensor, "H L L"]:

@@ -19,16 +19,9 @@ from analysis._theory.consequences import ClassRows, spectra
 from analysis._theory.result import Finding, TheoryResult
 from analysis.capture import Capture, record
 from analysis.inputs import Sample
-from analysis.request import (
-    Request,
-    RequestError,
-    parse_device,
-    parse_layers,
-    provenance,
-    read,
-    samples_of,
-)
+from analysis.request import Request, RequestError, provenance
 from analysis.results import Curve, Provenance
+from analysis.subject import subject_of
 from analysis.theory import BROKEN, CLAIMS, check
 from vmp.config import TokenLayout
 
@@ -140,15 +133,15 @@ def on_checkpoint(
 
     Raises RequestError for what cannot be checked.
     """
-    loaded = read(request)
-    if loaded.config.mixer == "attention":
+    subject = subject_of(request)
+    layers, config = subject.layers, subject.config
+    if config.mixer == "attention":
         raise RequestError(f"{request.checkpoint}: its mixers are self-attention; the claims are about scans")
-    layers = parse_layers(request.layers, loaded.config.depth)
-    source, count, samples = samples_of(request, loaded.config)
-    model = loaded.model.to(parse_device(request.device), torch.float64)
+    source, count, samples = subject.samples()
+    model = subject.model.double()
     scans = _Scans(steps, channels)
     shown: list[Sample] = []
-    total = count * len(layers) * (2 if loaded.config.directions == "both" else 1)
+    total = count * len(layers) * (2 if config.directions == "both" else 1)
 
     def take(capture: object) -> None:
         if not isinstance(capture, Capture):
@@ -164,7 +157,7 @@ def on_checkpoint(
     assert scans.latest is not None  # Every model has a forward direction, and there is a sample.
     assert scans.layout is not None
     origin = provenance(
-        request, command, loaded, source,
+        request, command, subject.loaded, source,
         names=[sample.name for sample in shown], labels=[sample.label for sample in shown],
         length=scans.layout.length, dtype="float64", backend="spec",
     )  # fmt: skip

@@ -8,11 +8,20 @@ from typing import Annotated
 
 import typer
 
-from analysis.cli import JsonOption, OutOption, RequestFor, run_command, session, show, with_request_options
+from analysis.cli import (
+    JsonOption,
+    OutOption,
+    RequestFor,
+    run_command,
+    say_written,
+    session,
+    show,
+    with_request_options,
+)
 from analysis.compare.faithful import SEEDS
 from analysis.compare.result import CompareResult
 from analysis.compare.run import WRITTEN, run, write
-from analysis.compare.table import tables
+from analysis.compare.table import gap_lines, tables
 from analysis.inputs import InputError
 from analysis.request import Request
 from analysis.results import to_json
@@ -82,9 +91,9 @@ def execute(asked: Invocation, command: str) -> None:
     if asked.as_json:
         sys.stdout.write(to_json(result))
     else:
-        show(_heading(result), tables(result))
+        show(_heading(result), tables(result), gap_lines(result))
     if asked.out is not None:
-        print(f"written: {asked.out}/result.json, compare.csv, figures/", file=sys.stderr)
+        say_written(asked.out, WRITTEN)
 
 
 def _heading(result: CompareResult) -> list[str]:

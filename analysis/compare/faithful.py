@@ -133,7 +133,9 @@ def _summary(records: list[ClipRecord], seeds: int, resamples: int, seed: int) -
         return np.stack([np.asarray(record[0, part, name][field]) for record in records])
 
     curves = []
-    for part in dict.fromkeys(part for _, part, name in records[0] if name == RANDOM):
+    parts = tuple(dict.fromkeys(part for _, part, name in records[0] if name == RANDOM))
+    single = [part for part in PARTS if part not in parts]
+    for part in parts:
         for name in MEASURES:
             values = stacked(part, name, "curve")
             curves.append(ClipCurves(part, name, values, area(torch.from_numpy(values)).numpy()))
@@ -146,6 +148,7 @@ def _summary(records: list[ClipRecord], seeds: int, resamples: int, seed: int) -
         curves=tuple(curves),
         relevance=tuple(Relevance(name, stacked("", name, "frames")) for name in MEASURES if name != RANDOM),
         measurements=tuple(_measurements(curves, weights, n)),
+        note=f"deletion of {'s and '.join(single)}s: one of them is the whole clip" if single else "",
     )
 
 

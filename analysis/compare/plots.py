@@ -1,16 +1,16 @@
 """Comparisons to matplotlib axes, one line or mark a model; looks differ in marker and dash as well as in colour."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from analysis.bootstrap import percentile_interval, resample_weights
 from analysis.compare.faithful import MEASURES, RANDOM
 from analysis.compare.result import CompareResult, ModelResult
-from analysis.plots import MODEL_LOOKS, new_axes, no_data, points, styled
+from analysis.plots import MODEL_LOOKS, new_axes, no_data, points, styled, whole_numbers
 from analysis.results import Measurement
 
 LOOKS: Sequence[Mapping[str, Any]] = (
@@ -20,8 +20,10 @@ LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (5, 1))},
 )
 
-SIDES = {"forward": ("forward", "both j<=i", "both"), "backward": ("backward", "both j>=i", "both")}
-"""What a scan's direction stands beside in self-attention: that side alone, or the whole where sides are not apart."""
+SIDES = {"forward": "j<=i", "backward": "j>=i"}
+WHOLE = ("both", "time", "space")
+"""What a scan's direction stands beside in self-attention: that side alone, or the whole where sides are not apart;
+with attention divided in two, each of the two."""
 
 
 def model_look(index: int) -> Mapping[str, Any]:
@@ -41,25 +43,27 @@ def plot_quantity(
     ax = new_axes(ax)
     shifts = np.linspace(-0.12, 0.12, len(result.models))
     for index, (model, shift) in enumerate(zip(result.models, shifts, strict=True)):
-        direction, rows = _rows(model, quantity, side)
-        if rows:
+        for direction, rows in _rows(model, quantity, side):
+            look = {**model_look(index), "markerfacecolor": "none" if direction.startswith("space") else None}
             at = np.array([row.layer for row in rows]) + shift
-            points(ax, at, rows, f"{model.name}, {direction}", model_look(index))
+            points(ax, at, rows, f"{model.name}, {direction}", look)
     if not ax.lines:
         no_data(ax, "no such direction in any model")
     ax.set(xlabel="layer", ylabel=label)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     ax.set_title(f"{side}, scope contribution")
     return ax
 
 
-def _rows(model: ModelResult, quantity: str, side: str) -> tuple[str, list[Measurement]]:
-    for direction in SIDES[side]:
-        for part in (model.decay, model.contradiction.probed):
-            rows = [m for m in part.measurements if (m.direction, m.quantity) == (direction, quantity)]
-            if rows:
-                return direction, rows
-    return "", []
+def _rows(model: ModelResult, quantity: str, side: str) -> Iterator[tuple[str, list[Measurement]]]:
+    found: dict[str, list[Measurement]] = {}
+    for m in (*model.decay.measurements, *model.contradiction.probed.measurements):
+        if m.quantity == quantity:
+            found.setdefault(m.direction, []).append(m)
+    for candidates in ((side,), *((f"{whole} {SIDES[side]}", whole) for whole in WHOLE)):
+        direction = next((name for name in candidates if name in found), None)
+        if direction is not None:
+            yield direction, found[direction]
 
 
 @styled
@@ -126,10 +130,10 @@ def plot_deletion(
             low, high, _ = percentile_interval(weights @ values)
             ax.fill_between(removed, low, high, color=look["color"], alpha=0.15, linewidth=0)
     if not ax.lines:
-        no_data(ax, model.faithfulness.note or "one part: no order")
+        no_data(ax, model.faithfulness.note)
     ax.set(xlabel=f"{part}s removed", ylabel="probability of the\nmodel's own class", ylim=(0, 1.02))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_title(model.name)
+    ax.xaxis.set_major_locator(whole_numbers(6))
+    ax.set_title(fill(model.name, 22))
     return ax
 
 
@@ -139,6 +143,9 @@ def plot_by_frame(
 ) -> Axes:
     """Share of relevance that each measure gives to each of the model's temporal positions, mean over clips."""
     ax = new_axes(ax)
+    top = (
+        0.0 if ax.get_autoscaley_on() else ax.get_ylim()[1]
+    )  # Panels share an axis: none cuts another's off.
     found = {r.measure: r.frames for r in model.faithfulness.relevance}
     for index, measure in enumerate(measures, 1):
         if measure not in found or not np.isfinite(found[measure]).all():
@@ -152,9 +159,10 @@ def plot_by_frame(
         at = np.arange(values.shape[1]) + 0.05 * (index - (len(measures) + 1) / 2)
         look = {**model_look(index), "markersize": 3}
         ax.errorbar(at, values.mean(0), yerr=ends, capsize=2, elinewidth=1, label=measure, **look)
+        top = max(top, 1.05 * float((values.mean(0) if ends is None else values.mean(0) + ends[1]).max()))
     if not ax.lines:
         no_data(ax, model.faithfulness.note or "no finite relevance")
-    ax.set(xlabel="frame", ylabel="share of relevance", ylim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_title(model.name)
+    ax.set(xlabel="frame", ylabel="share of relevance", ylim=(0, top or 1))
+    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_title(fill(model.name, 22))
     return ax

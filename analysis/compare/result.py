@@ -45,7 +45,7 @@ class Faithfulness:
         curves: by part and measure; relevance: by measure.
         measurements: areas, and their paired differences to random orders, with intervals over clips. `direction`
             is the part, `scope` the measure; `layer` is -1, as they are of the whole model.
-        note: why there is none, or "".
+        note: what is missing and why, or "".
     """
 
     seeds: int

@@ -9,24 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from analysis.capture.recorder import family_of
 from analysis.compare.faithful import SEEDS, faithfulness
 from analysis.compare.figures import write_figures
 from analysis.compare.result import CompareResult, Faithfulness, ModelResult
 from analysis.contradiction import run as contradiction
 from analysis.decay import run as decay
-from analysis.pretrained import LoadedFolder
-from analysis.request import Request, RequestError, Step, clips_depend_on, parse_device, read, samples_of
+from analysis.request import Request, RequestError, Step
 from analysis.results import COLUMNS, measurement_rows, replacing, save
+from analysis.subject import Subject, subject_of
 from analysis.unfinished import Unfinished
-from vmp.checkpoint import Loaded
 
 SCOPE = "contribution"
 """The scope in which scans and self-attention are comparable: both are norms in the units of the layer's output."""
 
-WRITTEN = frozenset({"result.json", "compare.csv", "figures"})
+WRITTEN = ("result.json", "compare.csv", "figures")
 """What `write` puts into its folder."""
 
 
@@ -52,23 +49,23 @@ def run(
     """
     if len(requests) < 2:
         raise RequestError(f"{len(requests)} checkpoint given; a comparison needs two: repeat --ckpt")
-    requests = [replace(request, scopes=(SCOPE,)) for request in requests]
-    loaded = [_comparable(request) for request in requests]
+    # All are read before any is probed, so that one that will not do is told at once.
+    subjects = [_comparable(replace(request, scopes=(SCOPE,))) for request in requests]
     names = model_names([request.checkpoint for request in requests])
     models = []
-    for index, (name, request, one) in enumerate(zip(names, requests, loaded, strict=True)):
+    for index, (name, subject) in enumerate(zip(names, subjects, strict=True)):
 
         def kept(probe: str, index: int = index) -> Unfinished | None:
             return None if keep is None else keep(f"{index}-{probe}")
 
         def said(what: str, total: int, name: str = name) -> None:
             if step is not None:
-                step(f"{name}: {what}", total * 2 * len(requests))
+                step(f"{name}: {what}", total * 2 * len(subjects))
 
-        decayed, _ = decay.run(request, command, said, kept("decay"))
+        decayed, _ = decay.run_on(subject, command, said, kept("decay"))
         asked = contradiction.Asked(with_control=False)
-        contradicted, _ = contradiction.run(request, asked, command, said, kept("contradiction"))
-        faithful = _faithfulness(request, one, seeds, said, kept("deletion"))
+        contradicted = contradiction.run_on(subject, asked, command, said, kept("contradiction"))
+        faithful = _faithfulness(subject, seeds, said, kept("deletion"))
         models.append(ModelResult(name, decayed, contradicted, faithful))
     shown = {model.decay.provenance.input.names for model in models}
     if len(shown) > 1:
@@ -82,18 +79,14 @@ def run(
     )
 
 
-def _comparable(request: Request) -> Loaded | LoadedFolder:
+def _comparable(request: Request) -> Subject:
     """A checkpoint that can be shown clips. Raises RequestError otherwise."""
-    loaded = read(request)
-    if loaded.config.kind == "language":
+    subject = subject_of(request)
+    if subject.config.kind == "language":
         raise RequestError(
             f"{request.checkpoint}: is a language model; models are compared on clips, and it takes none"
         )
-    try:
-        family_of(loaded.model)
-    except TypeError as error:
-        raise RequestError(f"{request.checkpoint}: {error}") from error
-    return loaded
+    return subject
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
@@ -106,19 +99,17 @@ def model_names(paths: Sequence[Path]) -> list[str]:
     return [f"{stem} ({index})" if stem in repeated else stem for index, stem in enumerate(stems, 1)]
 
 
-def _faithfulness(
-    request: Request, loaded: Loaded | LoadedFolder, seeds: int, step: Step, keep: Unfinished | None
-) -> Faithfulness:
+def _faithfulness(subject: Subject, seeds: int, step: Step, keep: Unfinished | None) -> Faithfulness:
     nothing = np.zeros(0)
-    if not loaded.config.num_classes:
+    if not subject.config.num_classes:
         why = "no head, and so no prediction that deletion could change"
         return Faithfulness(seeds, nothing, nothing, (), (), (), why)
-    _, count, samples = samples_of(request, loaded.config)
+    request = subject.request
+    _, count, samples = subject.samples()
     if keep is not None:
-        keep.begin({**clips_depend_on(request, loaded), "deletion seeds": seeds})
-    dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
+        keep.begin({**subject.depends(), "deletion seeds": seeds})
     return faithfulness(
-        loaded.model.to(parse_device(request.device), dtype).eval(),
+        subject.model,
         samples,
         seeds=seeds,
         seed=request.seed,
@@ -153,11 +144,20 @@ def _notes(models: Sequence[ModelResult]) -> tuple[str, ...]:
             for model, shown in zip(models, inputs, strict=True)
         )
         notes.append(f"Each model saw the same clips sampled to its own shape: {shapes}.")
+    grids = [(layout.frames, layout.patches) for layout in (model.decay.layout for model in models)]
+    if len(set(grids)) > 1:
+        counts = ", ".join(
+            f"{model.name} {patches} in each of {frames}"
+            for model, (frames, patches) in zip(models, grids, strict=True)
+        )
+        notes.append(
+            f"Tokens a frame, and frames as the model sees them, differ: {counts}. Lags, half-lives and contexts in "
+            "tokens, and deletion areas of parts so different in size, compare within a model, not between these."
+        )
     said: defaultdict[str, list[str]] = defaultdict(list)
     for model in models:
         # Those of the contradiction probe are of its own table and of the control that a comparison has no use for.
-        about = (model.faithfulness.note, *model.decay.notes)
-        for note in dict.fromkeys(filter(None, about)):
+        for note in model.decay.notes:
             said[note].append(model.name)
     for note, names in said.items():
         notes.append(note if len(names) == len(models) else f"{', '.join(names)}: {note}")

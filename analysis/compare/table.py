@@ -7,14 +7,17 @@ from rich.table import Table
 
 from analysis.compare.faithful import MEASURES, RANDOM
 from analysis.compare.result import CompareResult, ModelResult
+from analysis.contradiction.measure import QUANTITIES as CONTRADICTION_QUANTITIES
+from analysis.decay.measure import QUANTITIES as DECAY_QUANTITIES
 from analysis.results import Measurement
-from analysis.tables import number, with_interval
+from analysis.tables import gaps, number, with_interval
 
 CAPTION = (
-    "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Residual: of transitivity; of a masked "
+    "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Context: effective, in tokens. Med.: mediator "
+    "sensitivity, nats. Residual: of transitivity; of a masked "
     "direction, that of the same scan without its mask. Rank: effective, of the matrix below or above the "
     "middle. Mass: 1 blind to similarity, above 1 contradictory. Self-attention looks both ways: whole rows, "
-    "and each side alone. -: a gap, or not defined there."
+    "and each side alone; contradiction is of whole rows. -: a gap, see below."
 )
 FAITHFUL = (
     "Area under the probability of the model's own class as parts are removed, highest score first; lower is more "
@@ -31,12 +34,14 @@ def tables(result: CompareResult) -> Iterator[Table]:
     """Decay and contradiction of every model, layer and direction; then faithfulness by measure."""
     table = _table("Decay and contradiction, scope contribution", CAPTION)
     for name in ("layer", "model", "direction"):
-        table.add_column(name, justify="right" if name == "layer" else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if name == "layer" else "left", no_wrap=name == "direction", overflow="fold"
+        )
     for name in (
-        *("half-life\ntokens", "\nframes", "decay\nindex", "context\ntokens"),
-        *("mediator\nsens.", "trans.\nresid.", "block\nrank", "contr.\nmass"),
+        *("half-life\ntokens", "\nframes", "decay\nindex", "con-\ntext"),
+        *("med.\nsens.", "trans.\nresid.", "block\nrank", "contr.\nmass"),
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in sorted({layer for model in result.models for layer in model.decay.layers}):
         for model in result.models:
             if layer in model.decay.layers:
@@ -82,7 +87,7 @@ def _faithful(result: CompareResult) -> Iterator[Table]:
         table = _table(f"Deletion of {part}s", FAITHFUL if part == next(reversed(parts)) else None)
         table.add_column("ranked by")
         for model in result.models:
-            table.add_column(model.name, justify="right")
+            table.add_column(model.name, justify="right", overflow="fold")
         for measure in MEASURES:
             table.add_row(measure, *(_area(model, part, measure) for model in result.models))
         yield table
@@ -98,5 +103,19 @@ def _area(model: ModelResult, part: str, measure: str) -> str:
     if measure == RANDOM:
         return shown
     less: Measurement = found["deletion_area_less_random"]
+    if less.value is None:
+        return f"{shown} (-)"
     sure = less.low is not None and less.high is not None and (less.low > 0 or less.high < 0)
-    return f"{shown} ({'-' if less.value is None else f'{less.value:+.3f}'}{'*' if sure else ''})"
+    return f"{shown} ({'+' if less.value > 0 else ''}{number(less.value)}{'*' if sure else ''})"
+
+
+def gap_lines(result: CompareResult) -> list[str]:
+    """Why numbers of the tables are missing, model by model."""
+    said: dict[str, list[str]] = {}
+    for model in result.models:
+        decay = gaps(model.decay.measurements, DECAY, DECAY_QUANTITIES)
+        contradiction = gaps(model.contradiction.probed.measurements, CONTRADICTION, CONTRADICTION_QUANTITIES)
+        deletion = [f"Gap: {model.faithfulness.note}"] if model.faithfulness.note else []
+        for line in (*decay, *contradiction, *deletion):
+            said.setdefault(line.removeprefix("Gap: "), []).append(model.name)
+    return [f"Gap: {', '.join(names)}: {line}" for line, names in said.items()]

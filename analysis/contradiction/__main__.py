@@ -14,12 +14,13 @@ from analysis.cli import (
     OutOption,
     RequestFor,
     run_command,
+    say_written,
     session,
     show,
     with_request_options,
 )
 from analysis.contradiction.run import MEDIATORS, WRITTEN, Asked, run, write
-from analysis.contradiction.table import tables
+from analysis.contradiction.table import gap_lines, tables
 from analysis.request import Request
 from analysis.results import to_json
 from analysis.tables import heading
@@ -62,18 +63,18 @@ def parse(
 def execute(invoked: Invocation, command: str) -> None:
     """Probe, write and print."""
     with session(invoked.out, WRITTEN) as at:
-        result, example = run(invoked.request, invoked.asked, command, at.step, at.keep)
+        # The example is for a figure: where nothing is written, none is worked out.
+        shown = invoked.out is not None
+        result, example = run(invoked.request, invoked.asked, command, at.step, at.keep, with_example=shown)
         if invoked.out is not None:
             write(result, example, invoked.out, at.drawn)
     if invoked.as_json:
         sys.stdout.write(to_json(result))
     else:
-        show(heading(result.provenance, result.resamples, result.notes), tables(result))
+        lines = heading(result.provenance, result.resamples, result.notes)
+        show(lines, tables(result), gap_lines(result))
     if invoked.out is not None:
-        print(
-            f"written: {invoked.out}/result.json, contradiction.csv, control.csv, example.npz, figures/",
-            file=sys.stderr,
-        )
+        say_written(invoked.out, WRITTEN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,13 @@ from analysis.contradiction.metrics import (
     weighted_quantiles,
 )
 from analysis.contradiction.rank import block_rank
-from analysis.contradiction.triples import Triples, draw_mediators, draw_triples, octaves
+from analysis.contradiction.triples import (
+    Triples,
+    draw_mediators,
+    draw_triples,
+    octaves,
+    related_triples,
+)
 from analysis.reduce import AbsoluteMean, reduce
 from analysis.weights import Scope, scoped
 
@@ -65,7 +71,7 @@ def measure_layer(
         sensitivity.replaced(place, captured(family, model, layer, changed, directions))
     similarity = cosine(hidden[0])
     for capture, drawn in zip(captures, triples, strict=True):
-        transitivity = _transitivity(capture, scopes, plain)
+        transitivity = _transitivity(capture, scopes, _related(capture, mediators, rng) or plain)
         for scope in scopes:
             weight, mass = direction_mass(capture, scope, similarity)
             found = {
@@ -112,6 +118,19 @@ def direction_mass(
 def reversed_steps(capture: Captured) -> bool:
     """Whether the steps of the scan run from the last token to the first."""
     return isinstance(capture, Capture) and capture.reverse
+
+
+def _related(capture: Captured, mediators: int, rng: np.random.Generator) -> Triples | None:
+    """Triples of pairs that the layer may relate, where it forbids more than what comes after; else None.
+
+    A triple with a forbidden pair has a residual of 1 whatever the layer learned.
+    """
+    allowed = capture.allowed if isinstance(capture, AttentionCapture) else None
+    length = capture.hidden.shape[1]
+    if allowed is None or bool(allowed.tril().sum() == length * (length + 1) // 2):
+        return None
+    places = draw_mediators(length, 1, mediators, rng)
+    return related_triples(allowed, places, PAIRS * octaves(length), rng)
 
 
 def _steps(places: Int[np.ndarray, " j"], capture: Captured) -> Int[np.ndarray, " j"]:

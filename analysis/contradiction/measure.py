@@ -29,6 +29,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "contradictory_share": Quantity("fraction", "share of P on the least similar quarter of keys"),
 }
 
+NO_TRIPLE = "every triple was 0 / 0, or no triple of tokens that the layer relates, in a clip"
+
 CURVES: Mapping[str, tuple[str, str]] = {
     "mediator_quantiles": ("nats", f"quantile, of {QUANTILES}"),
     "mediator_by_lag": ("nats", "octave of the lag i - k"),
@@ -102,23 +104,26 @@ def _measurements(
 
 def _gap(name: str, clips: ClipValues, length: int, margin: int) -> str:
     """Why a quantity that is undefined is so."""
+    tokens = f"{length} token{'' if length == 1 else 's'}"
+    if name.startswith("mediator") and length < 2 * margin + 1:
+        kept = "" if margin == 1 else ", as a mediator's convolution is to reach neither token"
+        return f"{tokens}: a triple takes {2 * margin + 1}{kept}"
+    if name.startswith("transitivity"):
+        return f"{tokens}: a triple takes 3" if length < 3 else NO_TRIPLE
+    if name.startswith("block_rank") and length < 2:
+        return f"{tokens}: no block"
     if QUANTITIES[name].needs == "softmax":
         return "a scan has no softmax, and so no logits"
     if name.startswith("mediator"):
-        if length < 2 * margin + 1:
-            kept = "" if margin == 1 else ", as a mediator's convolution is to reach neither token"
-            return f"{length} tokens: a triple takes {2 * margin + 1}{kept}"
         return "every relation was 0 in a clip"
-    if name.startswith("transitivity"):
-        return f"{length} tokens: a triple takes 3" if length < 3 else "every triple was 0 / 0 in a clip"
-    if name == "block_rank_bound" and length > 1:
+    if name == "block_rank_bound":
         return (
             "contributions are norms, whose matrix has no such bound"
             if clips.scope == "contribution"
             else "the softmax leaves no bound on the rank but the block's size"
         )
     if name.startswith("block_rank"):
-        return f"{length} token: no block" if length < 2 else "the block is 0 in a clip"
+        return "the block is 0 in a clip"
     return f"no row with {QUARTER} keys or more and a sum above 0"
 
 

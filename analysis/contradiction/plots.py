@@ -8,13 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from analysis.contradiction.example import Example
 from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.metrics import BINS
 from analysis.contradiction.result import ContradictionResult, Side
-from analysis.plots import LOOKS, new_axes, no_data, points, styled
+from analysis.plots import LOOKS, new_axes, no_data, points, styled, whole_numbers
 
 MEASURES: Mapping[str, str] = {
     "mediator_sensitivity": "mediator_quantiles",
@@ -133,7 +132,7 @@ def plot_by_layer(result: ContradictionResult, quantity: str, scope: str, ax: Ax
     if quantity == "contradictory_mass":
         ax.axhline(1, color="0.3", linewidth=0.9)
     ax.set(xlabel="layer", ylabel=label_of(quantity))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     return ax
 
 

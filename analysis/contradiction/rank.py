@@ -49,7 +49,7 @@ def block_rank(
         return None
     if scope == "contribution":
         block = weight[::-1, ::-1] if isinstance(capture, Capture) and capture.reverse else weight
-        dense = torch.from_numpy(np.ascontiguousarray(block[m:, :m]))
+        dense = torch.from_numpy(block[m:, :m].copy())
         ranks, bound = effective_rank(torch.linalg.svdvals(dense)[None]), None
     elif isinstance(capture, Capture):
         folded = scoped(capture, scope).folded()

@@ -1,6 +1,6 @@
 """One contradiction probe from a request to a result: load, show, measure, beside a control; write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,31 +13,18 @@ from analysis.contradiction.figures import write_figures
 from analysis.contradiction.measure import measure
 from analysis.contradiction.probe import Probed, probe
 from analysis.contradiction.result import ContradictionResult, Side
-from analysis.inputs import DistinctFrames
-from analysis.pretrained import LoadedFolder, is_folder
-from analysis.request import (
-    Request,
-    RequestError,
-    Step,
-    checkpoint_info,
-    clips_depend_on,
-    layout_record,
-    parse_device,
-    parse_layers,
-    parse_scopes,
-    provenance,
-    read,
-    samples_of,
-)
+from analysis.inputs import DistinctFrames, Sample
+from analysis.pretrained import is_folder
+from analysis.request import Request, RequestError, Step, checkpoint_info, layout_record
 from analysis.results import CheckpointInfo, Layout, replacing, save, write_csv
+from analysis.subject import Subject, subject_of
 from analysis.unfinished import Unfinished
-from vmp.checkpoint import Loaded
 from vmp.config import ModelConfig, attention_control
 from vmp.model import build_model
 
 MEDIATORS = 16
 
-WRITTEN = frozenset({"result.json", "contradiction.csv", "control.csv", "example.npz", "figures"})
+WRITTEN = ("result.json", "contradiction.csv", "control.csv", "example.npz", "figures")
 """What `write` puts into its folder."""
 
 
@@ -73,8 +60,10 @@ def run(
     command: str,
     step: Step | None = None,
     keep: Unfinished | None = None,
+    *,
+    with_example: bool = True,
 ) -> tuple[ContradictionResult, Example | None]:
-    """Probe one checkpoint, and a self-attention control on the same clips.
+    """Probe one checkpoint, and a self-attention control on the same clips; with one relation worked out in frames.
 
     Args:
         command: the command line, for the result's provenance.
@@ -86,35 +75,42 @@ def run(
         RequestError: a request or a checkpoint that will not do. InputError: a clip that cannot be read. Both with a
             message for the user.
     """
-    scopes = parse_scopes(request.scopes)
-    device = parse_device(request.device)
-    loaded = read(request)
-    config = loaded.config
-    try:
-        family_of(loaded.model)
-    except TypeError as error:
-        raise RequestError(f"{request.checkpoint}: {error}") from error
-    layers = parse_layers(request.layers, config.depth)
-    control = _control(request, asked, loaded)
+    subject = subject_of(request)
+    result = run_on(subject, asked, command, step, keep)
+    if not with_example:
+        return result, None
+    first = next(iter(subject.samples()[2]))
+    return result, find_example(result, subject.model, first, subject.config.tubelet_size, request.seed)
+
+
+def run_on(
+    subject: Subject,
+    asked: Asked,
+    command: str,
+    step: Step | None = None,
+    keep: Unfinished | None = None,
+) -> ContradictionResult:
+    """The measures of `run`, without the worked example, for a checkpoint that is read."""
+    request, config = subject.request, subject.config
+    layers, scopes = subject.layers, subject.scopes
+    control = _control(subject, asked)
     if control is not None and layers[-1] >= control.config.depth:
         raise RequestError(
             f"--control {asked.control}: has layers 0 to {control.config.depth - 1}; layer {layers[-1]} is probed"
         )
-    source, count, samples = samples_of(request, config)
+    source, count, samples = subject.samples()
     shown = DistinctFrames(samples)
     if keep is not None:
         against = None if control is None else control.weights
-        keep.begin({**clips_depend_on(request, loaded), "mediators": asked.mediators, "control": against})
+        keep.begin({**subject.depends(), "mediators": asked.mediators, "control": against})
     total = count * len(layers) * len(scopes)
-    total *= _directions(loaded.model, config) + (
+    total *= _directions(subject.model, config) + (
         0 if control is None else _directions(control.model, control.config)
     )
 
-    def probed_of(model: nn.Module, first: int, samples: DistinctFrames) -> Probed:
-        # Half precision is a way to store weights; a probe computes in float32 at least.
-        dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    def probed_of(model: nn.Module, first: int, samples: Iterable[Sample]) -> Probed:
         return probe(
-            model.to(device, dtype).eval(),
+            model,
             samples,
             layers=layers,
             scopes=scopes,
@@ -125,26 +121,16 @@ def run(
             first=first,
         )
 
-    probed = probed_of(loaded.model, 0, shown)
+    probed = probed_of(subject.model, 0, shown)
     sides = [_side(str(config.name), None, probed, request)]
     if control is not None:
-        other = probed_of(control.model, count, DistinctFrames(samples_of(request, config)[2]))
+        other = probed_of(control.model, count, subject.samples()[2])
         sides.append(_side(control.label, control.checkpoint, other, request))
     layout = layout_record(probed.layout)
-    result = ContradictionResult(
-        provenance=provenance(
-            request,
-            command,
-            loaded,
-            source,
-            names=probed.names,
-            labels=probed.labels,
-            length=layout.length,
-            dtype=probed.dtype,
-            backend=probed.backend,
-        ),
+    return ContradictionResult(
+        provenance=subject.provenance(command, source, probed),
         layout=layout,
-        layers=tuple(layers),
+        layers=layers,
         scopes=scopes,
         mediators=asked.mediators,
         resamples=request.bootstrap,
@@ -152,8 +138,6 @@ def run(
         probed=sides[0],
         control=sides[1] if len(sides) > 1 else None,
     )
-    sample = next(iter(samples_of(request, config)[2]))
-    return result, find_example(result, loaded.model, sample, config.tubelet_size, request.seed)
 
 
 def _side(label: str, checkpoint: CheckpointInfo | None, probed: Probed, request: Request) -> Side:
@@ -168,36 +152,37 @@ def _directions(model: nn.Module, config: ModelConfig) -> int:
     return 2 if both else len(family_of(model).sites(model, 0))
 
 
-def _control(request: Request, asked: Asked, loaded: Loaded | LoadedFolder) -> _Control | None:
+def _control(subject: Subject, asked: Asked) -> _Control | None:
     """The control, or None where none is wanted, or none given for a checkpoint that is self-attention itself."""
-    config = loaded.config
+    config, seed = subject.config, subject.request.seed
     if asked.control is not None:
-        return _control_of_file(asked.control, request, config)
+        return _control_of_file(asked.control, subject)
     if not asked.with_control or config.mixer == "attention":
         return None
     same_size = attention_control(config)
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(request.seed)
-        model = build_model(same_size)
-    label = f"self-attention, untrained, seed {request.seed}"
+        torch.manual_seed(seed)
+        model = build_model(same_size).to(subject.request.device).eval()
+    label = f"self-attention, untrained, seed {seed}"
     return _Control(model, same_size, label, None, label)
 
 
-def _control_of_file(path: Path, request: Request, config: ModelConfig) -> _Control:
+def _control_of_file(path: Path, subject: Subject) -> _Control:
+    config = subject.config
     fixed = config.kind == "language" or is_folder(path)
     shape = () if fixed else (("num_frames", config.num_frames), ("image_size", config.image_size))
-    loaded = read(Request(path, overrides=shape))
-    if loaded.config.mixer != "attention":
+    read = subject_of(Request(path, device=subject.request.device, overrides=shape))
+    if read.config.mixer != "attention":
         raise RequestError(f"--control {path}: its mixers are scans; a self-attention checkpoint is needed")
-    if loaded.config.kind != config.kind:
-        raise RequestError(f"--control {path}: is a {loaded.config.kind} model; {config.kind} is needed")
-    theirs, wanted = ((c.num_frames, c.image_size) for c in (loaded.config, config))
+    if read.config.kind != config.kind:
+        raise RequestError(f"--control {path}: is a {read.config.kind} model; {config.kind} is needed")
+    theirs, wanted = ((c.num_frames, c.image_size) for c in (read.config, config))
     if config.kind != "language" and theirs != wanted:
         raise RequestError(
             f"--control {path}: takes {theirs[0]} frames of {theirs[1]} pixels; {wanted[0]} of {wanted[1]} are shown"
         )
-    info = checkpoint_info(path, loaded)
-    return _Control(loaded.model, loaded.config, f"self-attention, {path.name}", info, loaded.weights_sha256)
+    info, label = checkpoint_info(path, read.loaded), f"self-attention, {path.name}"
+    return _Control(read.model, read.config, label, info, read.loaded.weights_sha256)
 
 
 def write(

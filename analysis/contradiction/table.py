@@ -5,16 +5,23 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
+from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.result import ContradictionResult, Side
 from analysis.results import Measurement
-from analysis.tables import number, with_interval
+from analysis.tables import gaps, number, with_interval
 
 CAPTION = (
     "m–n: 95 % interval over clips. Mediator: sensitivity of a relation to a token between; ratio: that of two "
     "relations of one row to each other, without what is common to the row. Residual: of transitivity; unmasked: "
     "of the same scan without its mask. Rank: effective, beside its bound. Logits: before the softmax, where there is "
-    "one. Mass: 1 blind to similarity, above 1 contradictory. -: a gap, see the notes."
+    "one. Mass: 1 blind to similarity, above 1 contradictory. -: a gap, see below."
 )
+
+SHOWN = (
+    *("mediator_sensitivity", "mediator_relative", "mediator_logits", "transitivity_residual"),
+    *("transitivity_unmasked", "block_rank", "block_rank_bound", "block_rank_logits", "contradictory_mass"),
+)
+"""The quantities of the table's columns."""
 
 COLUMNS = (
     "mediator\n(nats)",
@@ -66,3 +73,8 @@ def _cells(side: Side, layer: int, direction: str, scope: str) -> Iterator[str]:
     yield number(find("block_rank_bound").value)
     yield number(find("block_rank_logits").value)
     yield with_interval(find("contradictory_mass"))
+
+
+def gap_lines(result: ContradictionResult) -> list[str]:
+    """Why numbers of the tables are missing."""
+    return gaps((m for side in result.sides for m in side.measurements), SHOWN, QUANTITIES)

@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -77,6 +77,28 @@ def draw_triples(
     )
     weight = torch.tensor([whole[5] for whole in drawn], dtype=torch.float64)
     return Triples(row, mediator, column, other, octave, weight)
+
+
+def related_triples(
+    allowed: Bool[Tensor, "L L"], mediators: Int[np.ndarray, " j"], count: int, rng: np.random.Generator
+) -> Triples:
+    """``count`` triples for each mediator, uniform over those all of whose pairs the layer may relate.
+
+    Args:
+        allowed: which columns each row may see, such as those of its patch or of its frame alone.
+    """
+    may = allowed.cpu().numpy()
+    drawn, weights = [np.zeros((0, 3), dtype=int)], [np.zeros(0)]
+    for j in mediators[may[mediators, mediators]].tolist():
+        i, k = np.nonzero(may[j + 1 :, j, None] & may[j, :j] & may[j + 1 :, :j])
+        if len(i) == 0:
+            continue
+        chosen = rng.integers(len(i), size=count)
+        drawn.append(np.stack([i[chosen] + j + 1, np.full(count, j), k[chosen]], 1))
+        weights.append(np.full(count, len(i) / count))
+    row, mediator, column = torch.from_numpy(np.concatenate(drawn)).T
+    octave = torch.tensor([int(lag).bit_length() - 1 for lag in row - column], dtype=torch.long)
+    return Triples(row, mediator, column, row, octave, torch.from_numpy(np.concatenate(weights)))
 
 
 def _other(i: int, j: int, k: int, margin: int, rng: np.random.Generator) -> int:

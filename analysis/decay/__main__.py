@@ -13,12 +13,13 @@ from analysis.cli import (
     OutOption,
     RequestFor,
     run_command,
+    say_written,
     session,
     show,
     with_request_options,
 )
 from analysis.decay.run import WRITTEN, run, write
-from analysis.decay.table import tables
+from analysis.decay.table import gap_lines, tables
 from analysis.request import Request
 from analysis.results import to_json
 from analysis.tables import heading
@@ -53,12 +54,10 @@ def execute(asked: Invocation, command: str) -> None:
     if asked.as_json:
         sys.stdout.write(to_json(result))
     else:
-        show(heading(result.provenance, result.resamples, result.notes), tables(result))
+        lines = heading(result.provenance, result.resamples, result.notes)
+        show(lines, tables(result), gap_lines(result))
     if asked.out is not None:
-        print(
-            f"written: {asked.out}/result.json, decay.csv, lag_profiles.csv, heatmaps.npz, figures/",
-            file=sys.stderr,
-        )
+        say_written(asked.out, WRITTEN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -129,6 +129,11 @@ def gap(quantity: str, layout: Layout) -> str:
         return "a plain sequence has no frames"
     if needs == "frames" and layout.frames == 1:
         return "one frame"
+    if quantity.startswith("half_life"):
+        unit = quantity.rpartition("_")[2]
+        steps = layout.frames if unit == "frames" else layout.length
+        if steps < 3:
+            return f"{steps} {unit if steps > 1 else unit[:-1]}: a fall takes two lags"
     return ""
 
 

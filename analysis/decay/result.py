@@ -81,8 +81,11 @@ class DecayResult:
         return None
 
     def weight_unit(self, scope: str) -> str:
-        """The unit of W in a scope."""
-        return next(s.weight_unit for s in self.sums if s.scope == scope)
+        """The unit of W in a scope. Raises KeyError where the result does not have that scope."""
+        for s in self.sums:
+            if s.scope == scope:
+                return s.weight_unit
+        raise KeyError(f"no scope {scope}; there are {', '.join(self.scopes)}")
 
     @property
     def directions(self) -> tuple[str, ...]:

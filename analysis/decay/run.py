@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from analysis.capture import family_of
@@ -13,26 +12,16 @@ from analysis.decay.measure import measure
 from analysis.decay.probe import probe, views
 from analysis.decay.result import DecayResult
 from analysis.inputs import DistinctFrames
-from analysis.request import (
-    Request,
-    Step,
-    clips_depend_on,
-    layout_record,
-    parse_device,
-    parse_layers,
-    parse_scopes,
-    provenance,
-    read,
-    samples_of,
-)
+from analysis.request import Request, Step, layout_record
 from analysis.results import Layout, replacing, save, write_csv
+from analysis.subject import Subject, subject_of
 from analysis.unfinished import Unfinished
 from vmp.config import ModelConfig
 
 MOST_DRAWN = 6
 """Layers drawn as heatmaps where more were chosen: the first, the last and some evenly between."""
 
-WRITTEN = frozenset({"result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures"})
+WRITTEN = ("result.json", "decay.csv", "lag_profiles.csv", "heatmaps.npz", "figures")
 """What `write` puts into its folder."""
 
 
@@ -51,45 +40,37 @@ def run(
         RequestError: a request or a checkpoint that will not do. InputError: a clip that cannot be read. Both
             with a message for the user.
     """
-    scopes = parse_scopes(request.scopes)
-    device = parse_device(request.device)
-    loaded = read(request)
-    config = loaded.config
-    layers = parse_layers(request.layers, config.depth)
-    # Half precision is a way to store weights; a probe computes in float32 at least.
-    dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
+    return run_on(subject_of(request), command, step, keep)
+
+
+def run_on(
+    subject: Subject, command: str, step: Step | None = None, keep: Unfinished | None = None
+) -> tuple[DecayResult, tuple[Heatmap, ...]]:
+    """`run` of a checkpoint that is read."""
+    layers, config = subject.layers, subject.config
     draw = layers_to_draw(layers)
-    source, count, samples = samples_of(request, config)
+    source, count, samples = subject.samples()
     shown = DistinctFrames(samples)
     if keep is not None:
-        keep.begin(clips_depend_on(request, loaded))
-    total = count * len(layers) * rows_a_layer(loaded.model, config) * len(scopes)
+        keep.begin(subject.depends())
+    total = count * len(layers) * rows_a_layer(subject.model, config) * len(subject.scopes)
     probed = probe(
-        loaded.model.to(device, dtype),
+        subject.model,
         shown,
         layers=layers,
-        scopes=scopes,
+        scopes=subject.scopes,
         draw=draw,
         progress=None if step is None else lambda done: step(done, total),
         unfinished=keep,
     )
     layout = layout_record(probed.layout)
+    request = subject.request
     measurements, curves = measure(probed.sums, layout, request.bootstrap, request.seed)
     result = DecayResult(
-        provenance=provenance(
-            request,
-            command,
-            loaded,
-            source,
-            names=probed.names,
-            labels=probed.labels,
-            length=layout.length,
-            dtype=probed.dtype,
-            backend=probed.backend,
-        ),
+        provenance=subject.provenance(command, source, probed),
         layout=layout,
-        layers=tuple(layers),
-        scopes=scopes,
+        layers=layers,
+        scopes=subject.scopes,
         resamples=request.bootstrap,
         notes=(*_notes(layout, layers, draw, len(probed.names), config), *shown.notes()),
         measurements=measurements,
@@ -161,7 +142,9 @@ def _notes(
             "Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows stand "
             "first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over that side."
         )
-    elif config.residual == "elemental":
+    elif config.directions == "forward":
+        notes.append("The model scans forward only: there is no backward direction.")
+    if config.residual == "elemental":
         notes.append(
             "The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
         )

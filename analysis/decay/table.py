@@ -5,15 +5,27 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
+from analysis.decay.measure import QUANTITIES
 from analysis.decay.result import DecayResult
 from analysis.results import Measurement
-from analysis.tables import number, with_interval
+from analysis.tables import gaps, number, with_interval
 
 CAPTION = (
     "m–n: 95 % interval over clips. Predicted: ln 2 / (|A| mean delta), median over channels and states. "
     "Index: 0 uniform, 1 self only. Law: exponential or power law, whichever has the lower AIC. "
-    "-: a gap, see the notes."
+    "-: a gap, see below."
 )
+
+SHOWN = (
+    *("half_life_tokens", "half_life_frames", "predicted_half_life_tokens", "decay_rate_tokens"),
+    *(
+        "decay_fit_r2_tokens",
+        "decay_fit_aic_difference_tokens",
+        "decay_index_tokens",
+        "effective_context_tokens",
+    ),
+)
+"""The quantities of the table's columns."""
 
 
 def tables(result: DecayResult) -> Iterator[Table]:
@@ -60,3 +72,8 @@ def _cells(result: DecayResult, layer: int, direction: str, scope: str) -> Itera
     yield "-" if aic is None else "power" if aic > 0 else "exp"
     yield with_interval(find("decay_index_tokens"))
     yield number(find("effective_context_tokens").value)
+
+
+def gap_lines(result: DecayResult) -> list[str]:
+    """Why numbers of the table are missing."""
+    return gaps(result.measurements, SHOWN, QUANTITIES)

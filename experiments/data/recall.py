@@ -1,5 +1,6 @@
 """Recall: which digit was in the marked frame? All other frames hold digits too."""
 
+import math
 from typing import final
 
 import numpy as np
@@ -15,10 +16,11 @@ DIGITS = 10
 class Recall(ClipDataset):
     """T frames with a handwritten digit each; one frame, the cue, has an orange edge, and its digit is the label. Ours.
 
-    The cue's frame is uniform, and independent of the label. Frames hold the classes as evenly as T allows (each T / K
-    times where K divides T), so what a clip holds says nothing about the label beyond that it is among the clip's
-    digits: without the mark, a guess is right in ceil(T / K) of T clips at best, which is chance where K divides T.
-    Which frames hold which class is otherwise random, and so are the samples and their places.
+    The cue's frame is uniform, and independent of the label. A clip shows half of the K classes, drawn at random, as
+    evenly as T allows; which frames hold which class is otherwise random, and so are the samples and their places. So
+    chance is 1 / K, and a guess at the clip's most frequent class, without regard to the mark, is right in
+    ceil(T / m) / T of clips, m = ceil(K / 2): 25 % of 8 frames, 20 % of 10. What is above that is recall. Were all
+    classes in every clip, a model would learn nothing of digits before it heeds the mark, and small ones do not start.
 
     Args:
         split: "train" or "held-out": disjoint, fixed sets of handwritten samples (`digits.split_samples`).
@@ -26,7 +28,7 @@ class Recall(ClipDataset):
         image_size: H = W, pixels.
         seed: of the random draws; with split and index, all that an item depends on.
         size: number of clips.
-        digits: K, classes of digits, 2 to 10: 0, ..., K - 1.
+        digits: K, classes of digits, 3 to 10: 0, ..., K - 1.
 
     Raises:
         ValueError: for another split, or a number out of range.
@@ -41,7 +43,7 @@ class Recall(ClipDataset):
         size: int = 6000,
         digits: int = DIGITS,
     ) -> None:
-        check_classes(digits, least=2)
+        check_classes(digits, least=3)
         check_shape(num_frames, image_size, size, seed)
         self._pools = digit_pools(split, digits)
         self.split, self.seed = split, seed
@@ -67,7 +69,7 @@ class Recall(ClipDataset):
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
         rng, cue, count = generator(self.seed, self.split, index), self.cue_frame(index), len(self.classes)
-        slots = rng.permutation(np.arange(self.num_frames) % count)
+        slots = rng.permutation(np.arange(self.num_frames) % math.ceil(count / 2))
         names = rng.permutation(count)
         # Turned until the cue's slot has the label's name: of all namings that give it, each is as likely.
         shown = (names[slots] + self.label(index) - names[slots[cue]]) % count

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.results import ResultError, check_replaceable
-from experiments.report.measured import measure
 from experiments.report.saved import read_grid
 from experiments.report.write import WRITTEN, write_report
 
@@ -32,9 +31,9 @@ def main(
 
         try:
             check_replaceable(out, WRITTEN)
-            measured = measure(read_grid(grid))
+            saved = read_grid(grid)
             command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
-            write_report(measured, out, command, progress)
+            write_report(saved, out, command, progress)
         except ResultError as error:
             _stop(errors, str(error))
         except OSError as error:

@@ -1,6 +1,6 @@
 """What stands in each section of the page: headings, sentences, tables and figures, all from what was measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,20 +9,27 @@ from analysis.tables import number
 from experiments.cell import ROWS
 from experiments.report.accuracy_figures import accuracy_illustrations
 from experiments.report.correlation_figures import correlation_illustrations
-from experiments.report.illustration import Block, Section, Table
+from experiments.report.illustration import Block, Judged, Section, Table
 from experiments.report.measured import Measured
-from experiments.report.names import base_labels, variant_label
+from experiments.report.measures import MEASURES
+from experiments.report.names import base_labels, base_setting, variant_label
 from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
-from experiments.report.probed import SCOPE, SHOWN, probe_label, probe_tables
+from experiments.report.probed import probe_label, probe_tables
 from experiments.report.provenance import provenance
+from experiments.report.saved import SavedGrid
+from experiments.report.sources import ARXIV, disagreement
+from experiments.report.untested import UNTESTED
+from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, Verdict
 from experiments.report.viewer import DECADES, Packed
 from experiments.statistics import REFERENCE, base_fields
+from experiments.statistics.association import QUANTITIES
 
 
 def contents(measured: Measured, packed: Packed, command: str) -> tuple[Section, ...]:
     """The page's sections, in their order."""
     return (
+        Section("verdicts", "Verdicts", tuple(_verdicts(measured))),
         Section("ablation", "Ablation", tuple(_ablation(measured))),
         Section("probes", "Decay and contradiction", tuple(_probes(measured))),
         Section("correlations", "Probes against accuracy", tuple(_correlations(measured))),
@@ -45,12 +52,12 @@ def opening(measured: Measured) -> str:
     )
 
 
-def unfinished(measured: Measured) -> str:
+def unfinished(grid: SavedGrid) -> str:
     """What a reader of an incomplete grid has to know, or nothing."""
-    missing = measured.grid.unfinished
+    missing = grid.unfinished
     if not missing:
         return ""
-    done = len(measured.grid.cells)
+    done = len(grid.cells)
     said = ", ".join(f"{cell.task} {cell.variant} seed {cell.seed}" for cell in missing[:6])
     more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
     return (
@@ -64,6 +71,64 @@ def _range(values: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+KINDS = {HOLDS: "holds", FAILS: "fails", UNTOLD: "untold"}
+
+
+def _verdicts(measured: Measured) -> Iterator[Block]:
+    verdicts = measured.verdicts
+    counts = {kind: sum(one.verdict == kind for one in verdicts) for kind in KINDS}
+    yield Block(
+        text=(
+            f"What arXiv {ARXIV} says, or what follows from it, put to these models: {len(verdicts)} claims, of which "
+            f"{counts[HOLDS]} hold, {counts[FAILS]} do not, and {counts[UNTOLD]} cannot be told here. The models are "
+            "small and so are their tasks; nothing here says what published models do.",
+            "One rule, fixed before any result was seen: a claim holds where the 95 % interval, in which the seed is "
+            "the unit, excludes no effect on the claim's side, Holm's correction over all claims agrees, and no base "
+            "taken alone says the opposite; it does not hold where all this says the opposite. Bases in which a model "
+            "compared did not leave chance are left out.",
+        ),
+        tables=(_overview(verdicts),),
+        judged=[_judged(verdict) for verdict in verdicts],
+    )
+    least, most = disagreement()
+    yield Block(
+        heading="Untested here",
+        text=(
+            "These need data or hardware that are not here; the commands would test them. The gains that the two "
+            f"abstracts state over VideoMamba differ by a factor of {least:.1f} to {most:.1f}.",
+        ),
+        untested=UNTESTED,
+    )
+
+
+def _overview(verdicts: Sequence[Verdict]) -> Table:
+    rows = [
+        [one.claim.id.replace("-", " "), one.verdict, one.shown, str(one.n), p_value(one.p_holm)]
+        for one in verdicts
+    ]
+    marked = frozenset(k for k, one in enumerate(verdicts) if one.verdict != UNTOLD)
+    return Table(
+        "In short, in the order below", ("claim", "verdict", "measured", "n", "p, Holm"), rows, marked
+    )
+
+
+def _judged(verdict: Verdict) -> Judged:
+    measure = MEASURES.get(verdict.claim.measure)
+    said = number if measure is None else measure.shown
+    bases = [
+        f"{one.base}: {said(one.value)} ({interval(one.low, one.high, said)}), n = {one.n}"
+        for one in verdict.bases
+    ]
+    return Judged(
+        kind=KINDS[verdict.verdict],
+        verdict=verdict.verdict,
+        says=verdict.claim.says,
+        sentence=verdict.sentence,
+        source=verdict.claim.source,
+        bases=bases if len(bases) > 1 else [],
+    )
+
+
 def _ablation(measured: Measured) -> Iterator[Block]:
     cells = measured.grid.cells
     yield Block(
@@ -73,6 +138,9 @@ def _ablation(measured: Measured) -> Iterator[Block]:
             "seeds is too narrow. McNemar's test is on the clips of all seeds pooled, and speaks of these trained "
             f"models; Holm corrects for all {len(measured.differences)} of its p-values. Marked: the interval over "
             "seeds excludes 0.",
+            f"A plus sign is that change of {variant_label('videomamba')} alone; {variant_label('paper')} is the mask "
+            "with the elemental residual. That the paper's elemental residual connection is given to every token is "
+            "this toolkit's reading; initial, as released, gives it to the first.",
         )
     )
     conditions = dict(_by_base(measured.accuracy_by_condition, measured))
@@ -119,7 +187,8 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
         *("model", "parameters", "accuracy", "seeds", f"less {variant_label(REFERENCE)}, points"),
         *("bootstrap", "McNemar p", "Holm"),
     )
-    return Table(f"Chance is {percent(accuracy['chance'].iloc[0])}", head, lines, frozenset(marked))
+    caption = f"Chance is {percent(accuracy['chance'].iloc[0])}. {base_setting(cells)}."
+    return Table(caption, head, lines, frozenset(marked))
 
 
 def _probes(measured: Measured) -> Iterator[Block]:
@@ -139,14 +208,14 @@ def _by_base(table: pd.DataFrame, measured: Measured) -> Iterator[tuple[str, pd.
 
 def _correlations(measured: Measured) -> Iterator[Block]:
     table = measured.correlations
-    table = table[(table["scope"] == SCOPE) & (table["direction"] == "mean")]
+    table = table[table["direction"] == "mean"]
     family = int(measured.correlations["family"].iloc[0]) if len(measured.correlations) else 0
     yield Block(
         text=(
             "Does a probe's number, mean over layers and directions, go with accuracy? Spearman's rank correlation "
             "over models, ranked within each base and seed, with its bootstrap interval. The first p-value permutes "
             "models of a seed; the second permutes whole variants, and is the one that speaks of variants. Both are "
-            f"corrected by Holm for the {family} correlations of all probes, scopes and directions, which stand in "
+            f"corrected by Holm for all {family} correlations, those of each direction among them, which stand in "
             "tables/correlations.csv. An association over few variants does not say why.",
         )
     )
@@ -154,17 +223,21 @@ def _correlations(measured: Measured) -> Iterator[Block]:
     for task in dict.fromkeys(table["task"]):
         rows = [
             [
-                probe_label(row["quantity"]),
+                probe_label(quantity),
+                row["scope"],
                 row["group"],
                 number(row["correlation"]) if np.isfinite(row["correlation"]) else f"none: {row['note']}",
                 interval(row["low"], row["high"], number),
                 str(row["cells"]),
                 *(p_value(row[name]) for name in ("p_value", "p_holm", "p_variants", "p_variants_holm")),
             ]
-            for quantity in (name for names in SHOWN.values() for name in names)
+            for quantity in QUANTITIES
             for _, row in table[(table["task"] == task) & (table["quantity"] == quantity)].iterrows()
         ]
-        head = ("probe", "models", "correlation", "interval", "n", "p", "Holm", "p, variants", "Holm")
+        head = (
+            *("probe", "scope", "models", "correlation", "interval", "n"),
+            *("p", "Holm", "p, variants", "Holm"),
+        )
         figures = tuple(figure for at, figure in drawn if at == task)
         yield Block(
             heading=task, tables=(Table(f"Correlation with accuracy, {task}", head, rows),), figures=figures

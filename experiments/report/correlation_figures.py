@@ -13,30 +13,33 @@ from analysis.plots import styled
 from analysis.tables import number
 from experiments.report.illustration import WIDTH, Illustration, shared_legend
 from experiments.report.names import LOOKS, slug, variant_label
-from experiments.report.probed import SCOPE, SHOWN, probe_label, quantities
+from experiments.report.probed import probe_label
 from experiments.statistics import can_read, cell_probes
+from experiments.statistics.association import QUANTITIES
 
 
 def correlation_illustrations(
     cells: pd.DataFrame, probes: pd.DataFrame
 ) -> Iterator[tuple[str, Illustration]]:
-    """By task and probe: every trained model's accuracy against the probe's numbers."""
+    """By task and probe: every trained model's accuracy against the numbers that `rank_correlations` puts to it."""
     numbers = cell_probes(probes)
-    numbers = numbers[(numbers["scope"] == SCOPE) & (numbers["direction"] == "mean")]
-    merged = numbers.merge(cells[can_read(cells)], on="cell")
+    chosen = (numbers["scope"] == numbers["quantity"].map(QUANTITIES)) & (numbers["direction"] == "mean")
+    merged = numbers[chosen].merge(cells[can_read(cells)], on="cell")
     for task in dict.fromkeys(cells["task"]):
-        for probe in SHOWN:
-            rows = merged[(merged["task"] == task) & np.isfinite(merged["value"])]
-            there = quantities(rows, probe)
+        for probe in dict.fromkeys(merged["probe"]):
+            rows = merged[(merged["task"] == task) & (merged["probe"] == probe)]
+            finite = rows[np.isfinite(rows["value"])]
+            there = [name for name in QUANTITIES if name in set(finite["quantity"])]
             if there:
+                beyond = " Numbers beyond the sequence are left out." * (len(finite) < len(rows))
                 yield (
                     task,
                     Illustration(
-                        f"{probe}-against-accuracy_{slug(task)}",
+                        f"{slug(probe)}-against-accuracy_{slug(task)}",
                         f"{probe.capitalize()} against accuracy on {task}, a point a trained model, of all bases and "
-                        f"seeds. Scope {SCOPE}, mean over layers and directions.",
-                        _text(rows, there),
-                        partial(_figure, rows, there),
+                        f"seeds; mean over layers and directions.{beyond}",
+                        _text(finite, there),
+                        partial(_figure, finite, there),
                     ),
                 )
 

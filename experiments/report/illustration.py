@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.report.untested import Untested
+
 WIDTH = 4.6
 """Inches of a figure: legible on a phone, and two fit beside each other on a page."""
 
@@ -40,13 +42,32 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A claim of the paper with its verdict.
+
+    Attributes:
+        kind: of the verdict, for its looks: holds, fails or untold.
+        bases: the number in each base, as text, where there are several.
+    """
+
+    kind: str
+    verdict: str
+    says: str
+    sentence: str
+    source: str
+    bases: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Block:
-    """A part of a section."""
+    """A part of a section: a heading, and what stands below it, kind by kind."""
 
     heading: str = ""
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Illustration] = ()
+    judged: Sequence[Judged] = ()
+    untested: Sequence[Untested] = ()
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """Everything that the report says, computed from a grid's tables before any of it is drawn or written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from experiments.report.probed import probe_profiles, probe_summary
 from experiments.report.saved import SavedGrid
+from experiments.report.verdicts import Verdict, judge, verdict_table
 from experiments.statistics import accuracy, accuracy_by_condition, paired_differences, rank_correlations
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The grid and the tables made from its tables, which stand beside the page under the names of these fields."""
+    """A grid, the verdicts on it, and the tables made from its tables."""
 
     grid: SavedGrid
+    verdicts: tuple[Verdict, ...]
     accuracy: pd.DataFrame
     accuracy_by_condition: pd.DataFrame
     differences: pd.DataFrame
@@ -21,15 +24,30 @@ class Measured:
     probe_summary: pd.DataFrame
     probe_profiles: pd.DataFrame
 
+    @property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """What stands beside the page, by name: the grid's tables and those made from them."""
+        made = (
+            *("accuracy", "accuracy_by_condition", "differences", "correlations", "probe_summary"),
+            "probe_profiles",
+        )
+        return {
+            **self.grid.tables,
+            "verdicts": verdict_table(self.verdicts),
+            **{name: getattr(self, name) for name in made},
+        }
+
 
 def measure(grid: SavedGrid) -> Measured:
     cells, predictions, probes = (grid.tables[name] for name in ("cells", "predictions", "probes"))
+    correlations = rank_correlations(cells, probes)
     return Measured(
         grid=grid,
+        verdicts=judge(grid.tables, correlations),
         accuracy=accuracy(cells),
         accuracy_by_condition=accuracy_by_condition(cells, predictions),
         differences=paired_differences(cells, predictions),
-        correlations=rank_correlations(cells, probes),
+        correlations=correlations,
         probe_summary=probe_summary(grid),
         probe_profiles=probe_profiles(grid),
     )

@@ -42,19 +42,32 @@ def variant_label(variant: str) -> str:
 
 
 def base_labels(table: pd.DataFrame, fields: Sequence[str], cells: pd.DataFrame) -> pd.Series:
-    """The base of each row: its task, and of ``fields`` those that differ between the grid's cells.
+    """The base of each row: its task, and of ``fields`` those that differ between cells of the task; and how it is
+    read out, where that differs between any.
 
     Args:
         fields: columns of both, those of `experiments.statistics.tables.base_fields`.
     """
-    varying = [field for field in fields if field != "task" and cells[field].nunique(dropna=False) > 1]
-    return pd.Series(
-        [
-            ", ".join([row["task"], *(_said(field, row[field]) for field in varying)])
-            for _, row in table.iterrows()
-        ],
-        index=table.index,
-        dtype=object,
+    of_task = {
+        task: [field for field in fields if field != "task" and group[field].nunique(dropna=False) > 1]
+        for task, group in cells.groupby("task")
+    }
+    if cells["class_token"].nunique() > 1:
+        of_task = {task: list(dict.fromkeys([*named, "class_token"])) for task, named in of_task.items()}
+    labels = [
+        ", ".join([row["task"], *(_said(field, row[field]) for field in of_task[row["task"]])])
+        for row in table[list(fields)].to_dict("records")
+    ]
+    return pd.Series(labels, index=table.index, dtype=object)
+
+
+def base_setting(cells: pd.DataFrame) -> str:
+    """How the models of one base were made, in words."""
+    cell = cells.iloc[0]
+    return (
+        f"{cell['frames']} frames of {cell['image_size']} x {cell['image_size']} pixels in patches of "
+        f"{cell['patch_size']}; width {cell['d_model']}, depth {cell['depth']}; {cell['steps']} steps of "
+        f"{cell['batch_size']} clips; judged on {cell['n_test']} clips"
     )
 
 

@@ -54,4 +54,4 @@ def _flat(fields: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{said}, ")
         else:
-            yield said, value if isinstance(value, str) else json.dumps(value)
+            yield said, "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -15,7 +15,7 @@ ability. So is one with one seed where others have more.
 Of a correlation the interval is over models, and the p-value the one that permutes whole variants.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -37,6 +37,9 @@ from experiments.statistics import (
 )
 
 LEVEL = 0.05
+Numbers = Mapping[tuple[str, bool], pd.Series]
+"""A measure's values by cell, after training and before."""
+
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told here"
 
 
@@ -122,8 +125,14 @@ def judge(
         correlations: what `experiments.statistics.rank_correlations` makes of them.
     """
     left = left_chance(tables["cells"])
+    used = {claim.measure for claim in claims if claim.measure}
+    numbers = {
+        (name, trained): MEASURES[name].by_cell(tables, trained) for name in used for trained in (True, False)
+    }
     found = [
-        _association(claim, correlations) if claim.association else _measure(claim, tables, left)
+        _association(claim, correlations)
+        if claim.association
+        else _measure(claim, tables["cells"], numbers, left)
         for claim in claims
     ]
     p_values = pd.Series([one.p_value for one in found])
@@ -145,11 +154,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _measure(claim: Claim, tables: Tables, left: pd.DataFrame) -> _Found:
+def _measure(claim: Claim, cells: pd.DataFrame, numbers: Numbers, left: pd.DataFrame) -> _Found:
     measure = MEASURES[claim.measure]
-    cells = tables["cells"]
     fields = base_fields(cells)
-    rows, left_out = _without_chance(_rows(claim, tables, trained=True), claim, cells, left)
+    rows, left_out = _without_chance(_rows(claim, cells, numbers[claim.measure, True]), claim, cells, left)
     alone = rows.groupby(fields, dropna=False)["value"].transform("size") == 1
     if alone.any() and not alone.all():
         names = dict.fromkeys(base_labels(rows[alone], fields, cells))
@@ -158,7 +166,9 @@ def _measure(claim: Claim, tables: Tables, left: pd.DataFrame) -> _Found:
     estimate = seed_interval(rows["value"].to_numpy(dtype=float) - claim.null, strata(rows, fields))
     before = None
     if measure.probed and len(rows):
-        kept = _rows(claim, tables, trained=False).merge(rows[[*fields, "seed"]], on=[*fields, "seed"])
+        kept = _rows(claim, cells, numbers[claim.measure, False]).merge(
+            rows[[*fields, "seed"]], on=[*fields, "seed"]
+        )
         start = seed_interval(kept["value"].to_numpy(dtype=float) - claim.null, strata(kept, fields))
         before = (start.value + claim.null, start.low + claim.null, start.high + claim.null)
     less = f", {variant_label(claim.variant)}"
@@ -178,10 +188,8 @@ def _measure(claim: Claim, tables: Tables, left: pd.DataFrame) -> _Found:
     )
 
 
-def _rows(claim: Claim, tables: Tables, trained: bool) -> pd.DataFrame:
+def _rows(claim: Claim, cells: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
     """The claim's number in every base and seed: columns of the base, seed, value."""
-    cells = tables["cells"]
-    values = MEASURES[claim.measure].by_cell(tables, trained)
     if claim.reference:
         pairs = paired_values(cells, values, claim.variant, claim.reference)
         return pairs.rename(columns={"difference": "value"})

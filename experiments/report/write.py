@@ -1,18 +1,17 @@
 """The report's folder: one page, tables as CSV and parquet, and figures."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.style
-import pandas as pd
 
 from analysis.figures import save_figure
 from analysis.plots import STYLE
 from analysis.results import replacing
 from experiments.report.contents import contents, opening, unfinished
-from experiments.report.measured import Measured
+from experiments.report.measured import measure
 from experiments.report.page import render
+from experiments.report.saved import SavedGrid
 from experiments.report.viewer import pack
 
 WRITTEN = frozenset({"index.html", "figures", "tables"})
@@ -22,17 +21,18 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
 
 
-def write_report(measured: Measured, directory: Path, command: str, progress: Progress | None = None) -> None:
-    """Write index.html, tables and figures, all or nothing.
+def write_report(grid: SavedGrid, directory: Path, command: str, progress: Progress | None = None) -> None:
+    """Write index.html, tables and figures of a grid, all or nothing.
 
     Raises analysis.results.ResultError where the folder cannot be written or holds files of others, and where the rows
     of a cell cannot be read.
     """
-    packed = pack(measured.grid)
-    sections = contents(measured, packed, command)
     with replacing(directory, WRITTEN) as new:
+        packed = pack(grid)
+        measured = measure(grid)
+        sections = contents(measured, packed, command)
         (new / "tables").mkdir()
-        for name, table in _tables(measured).items():
+        for name, table in measured.tables.items():
             table.to_parquet(new / "tables" / f"{name}.parquet", index=False)
             table.to_csv(new / "tables" / f"{name}.csv", index=False)
         (new / "figures").mkdir()
@@ -43,12 +43,6 @@ def write_report(measured: Measured, directory: Path, command: str, progress: Pr
                 if progress is not None:
                     progress(f"drawing {figure.name}", done, len(drawn))
         page = render(
-            sections, packed, new / "figures", opening=opening(measured), unfinished=unfinished(measured)
+            sections, packed, new / "figures", opening=opening(measured), unfinished=unfinished(grid)
         )
         (new / "index.html").write_text(page, encoding="utf-8")
-
-
-def _tables(measured: Measured) -> dict[str, pd.DataFrame]:
-    """The grid's tables and those made from them, by name."""
-    made = {field.name: getattr(measured, field.name) for field in fields(measured) if field.name != "grid"}
-    return {**measured.grid.tables, **made}

@@ -1,12 +1,13 @@
 """Does a probe's number go with a task's accuracy? Rank correlation over cells."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from analysis.bootstrap import LEVEL, percentile_interval
@@ -63,7 +64,11 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
 
 
 def rank_correlations(
-    cells: pd.DataFrame, probes: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0
+    cells: pd.DataFrame,
+    probes: pd.DataFrame,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Spearman's rank correlation, over cells of a task, of each probe's number (QUANTITIES) with accuracy.
 
@@ -104,7 +109,7 @@ def rank_correlations(
                 continue  # No number of self-attention's: the same cells as of the Mamba variants.
             blocks = _blocks(table, block_fields)
             named = dict(zip(keys, (task, group, *key), strict=True))
-            rows.append({**named, **_correlation(blocks, resamples, seed)})
+            rows.append({**named, **_correlation(blocks, resamples, permutations, seed)})
     table = pd.DataFrame(rows, columns=[*keys, *_COLUMNS])
     table["family"] = int(table["p_value"].notna().sum())
     table["p_holm"] = holm(table["p_value"])
@@ -153,7 +158,7 @@ def blocked_correlation(
     return (one * other).sum(axis=1), (one**2).sum(axis=1), (other**2).sum(axis=1)
 
 
-def _correlation(blocks: list[Block], resamples: int, seed: int) -> dict[str, object]:
+def _correlation(blocks: list[Block], resamples: int, permutations: int, seed: int) -> dict[str, object]:
     nothing = float("nan")
     variants = sorted({name for block in blocks for name in block.variants})
     row = {
@@ -168,14 +173,14 @@ def _correlation(blocks: list[Block], resamples: int, seed: int) -> dict[str, ob
         return row | {"note": "the probe or the accuracy never varies within a base and seed"}
     rng = np.random.default_rng(seed)
     low, high, undefined = percentile_interval(_pooled([_drawn(b, resamples, rng) for b in blocks]), LEVEL)
-    permuted = _pooled([_permuted(b, PERMUTATIONS, rng) for b in blocks])
+    permuted = _pooled([_permuted(b, permutations, rng) for b in blocks])
     # Equal correlations may differ by rounding, and count as no less extreme.
     extreme = int((np.abs(permuted) >= abs(value[0]) - 1e-12).sum())
     row |= {
         "correlation": float(value[0]),
         "low": float(low),
         "high": float(high),
-        "p_value": (1 + extreme) / (1 + PERMUTATIONS),
+        "p_value": (1 + extreme) / (1 + permutations),
         "p_variants": _p_variants(blocks),
     }
     if undefined > 0:
@@ -225,6 +230,11 @@ def _p_variants(blocks: list[Block]) -> float:
         for name in ("probe", "accuracy")
     )
     products = probe.T @ accuracy
-    orders = np.array(list(itertools.permutations(range(len(shared)))))
+    orders = _orders(len(shared))
     found = products[np.arange(len(shared)), orders].sum(axis=1)
     return float((np.abs(found) >= abs(np.trace(products)) - 1e-9).mean())
+
+
+@functools.cache
+def _orders(count: int) -> Int[np.ndarray, "orders count"]:
+    return np.array(list(itertools.permutations(range(count))))

@@ -137,17 +137,13 @@ def _draws(pairs: list[Pair], resamples: int, seed: int) -> Float[np.ndarray, " 
         differences = np.stack([pair.one.astype(float) - pair.other for pair in pairs])
         by_seed = resample_weights(differences.shape[1], resamples, seed + 1) @ differences.T
         return np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
-    total = np.zeros(resamples)
-    for slot in drawn.T:  # A seed that is drawn twice has its clips drawn twice.
-        by_seed = np.stack([_clip_draws(pair, resamples, rng) for pair in pairs])
-        total += by_seed[slot, np.arange(resamples)]
-    return total / len(pairs)
-
-
-def _clip_draws(pair: Pair, resamples: int, rng: np.random.Generator) -> Float[np.ndarray, " R"]:
-    """Mean differences of resampled clips: differences are 1, -1 or 0, so how often each is drawn says it all."""
-    clips = len(pair.one)
-    wins, losses = (pair.one & ~pair.other).sum(), (pair.other & ~pair.one).sum()
-    shares = np.array([wins, losses, clips - wins - losses]) / clips
-    counts = rng.multinomial(clips, shares, size=resamples)
-    return (counts[:, 0] - counts[:, 1]) / clips
+    # Differences of clips are 1, -1 or 0, so how often each is drawn says it all; a seed drawn twice has its clips
+    # drawn twice.
+    clips = np.array([len(pair.one) for pair in pairs])
+    wins, losses = (
+        np.array([(getattr(p, right) & ~getattr(p, wrong)).sum() for p in pairs])
+        for right, wrong in (("one", "other"), ("other", "one"))
+    )
+    shares = np.stack([wins, losses, clips - wins - losses], axis=-1) / clips[:, None]
+    counts = rng.multinomial(clips[drawn], shares[drawn])
+    return ((counts[..., 0] - counts[..., 1]) / clips[drawn]).mean(axis=1)

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from experiments.grid import run_grid
+from experiments.grid import run_grid, write_tables
 from experiments.presets import Block, Preset
 from tests.experiments.grids import TINY, TINY_GRID
 
 POOLED = TINY.model_copy(update={"class_token": "none"})
-GRID = Preset(
-    blocks=(*TINY_GRID.blocks, Block(base=POOLED, changes={"variant": ("mamba",)})), seeds=TINY_GRID.seeds
-)
-"""Two bases: with a class token and self-attention, and without one and a scan of one direction."""
+GRID = Preset(blocks=(*TINY_GRID.blocks, Block(base=POOLED)), seeds=TINY_GRID.seeds)
+"""Two bases: with a class token and self-attention, and without one."""
+UNFINISHED = GRID.cells()[-1]
+"""What the report's grid lacks of GRID."""
 
 
 def run_report(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def run_report(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def report(tiny_grid, tmp_path_factory) -> pathlib.Path:
-    """The folder of GRID's report; the grid itself is the folder ``grid`` beside it."""
+    """The folder of the report of GRID less UNFINISHED; the grid itself is the folder ``grid`` beside it."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     home = shared / "report-of-a-tiny-grid"
@@ -37,6 +37,8 @@ def report(tiny_grid, tmp_path_factory) -> pathlib.Path:
         if not (home / "report").exists():
             shutil.copytree(tiny_grid / "cells", home / "grid" / "cells", dirs_exist_ok=True)
             run_grid(GRID, home / "grid")
+            shutil.rmtree(home / "grid" / "cells" / UNFINISHED.id)
+            write_tables(GRID.cells(), home / "grid")
             done = run_report("--grid", home / "grid", "--out", home / "report")
             assert done.returncode == 0, done.stderr
             assert done.stdout == f"report written; open {home / 'report'}/index.html\n"

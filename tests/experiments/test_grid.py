@@ -1,16 +1,32 @@
 """The grid: its tables, and that they are the same whatever happens to the processes that make them."""
 
+import fcntl
 import json
 import os
 import pathlib
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer
+from distributed import LocalCluster
+from typer.testing import CliRunner, Result
 
 import vmp
-from tests.experiments.grids import TINY_GRID, tiny_grid  # noqa: F401
+from experiments.cell import CellConfig
+from experiments.data.photo_pan import CLASSES, PhotoPan
+from experiments.grid import main, run_grid
+from experiments.presets import Block, Preset
+from tests.experiments.grids import TINY, TINY_GRID, tiny_grid  # noqa: F401
 
 TABLES = ("cells", "predictions", "training", "probes", "profiles")
 """All but `times`."""
@@ -31,7 +47,7 @@ def same_tables(one: pathlib.Path, other: pathlib.Path) -> bool:
     return all((one / f"{t}.parquet").read_bytes() == (other / f"{t}.parquet").read_bytes() for t in TABLES)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -75,6 +91,10 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
             start_new_session=True,
         )
 
+    def at_work() -> bool:
+        """Whether a cell was begun since the last process was started."""
+        return any(path.stat().st_mtime > began for path in out.glob("cells/*/.lock"))
+
     def finished() -> set[pathlib.Path]:
         return set(out.glob("cells/*/cell.json"))
 
@@ -90,32 +110,252 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     assert 1 <= len(done) < 4
 
     # A worker is killed: the grid says so in one line.
+    began = time.time()
     process = start()
-    wait_until(lambda: len(children(process.pid)) == 2)
+    wait_until(at_work)
     workers = children(process.pid)
-    time.sleep(1)
     os.kill(workers[0], signal.SIGKILL)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (2, "")
     assert "a worker process was killed" in errors
     assert "Traceback" not in errors
     wait_until(lambda: not any(map(alive, workers)), 3)
 
     # A terminal interrupts every process of its group.
+    began = time.time()
     process = start()
-    wait_until(lambda: len(children(process.pid)) == 2)
+    wait_until(at_work)
     workers = children(process.pid)
-    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (128 + signal.SIGINT, "")
     assert errors.splitlines()[-1] == "stopped; the same command goes on with the cells that are not finished"
     assert "Traceback" not in errors
     wait_until(lambda: not any(map(alive, workers)), 3)
 
     process = start()
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (0, f"{out}\n")
     assert same_tables(out, tiny_grid)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(json.loads((out / "provenance.json").read_text())["sessions"]) == 4
+
+
+def edited(preset: Preset, **fields: Any) -> Preset:
+    """The grid with fields of its first block's base replaced."""
+    first = preset.blocks[0]
+    base = CellConfig.model_validate({**first.base.model_dump(), **fields})
+    return preset.model_copy(update={"blocks": (first.model_copy(update={"base": base}),)})
+
+
+def invoke(*arguments: str) -> Result:
+    application = typer.Typer()
+    application.command()(main)
+    return CliRunner().invoke(application, arguments)
+
+
+def test_tables_agree_with_each_other_and_with_the_models(tiny_grid):  # noqa: F811
+    tables = {name: pd.read_parquet(tiny_grid / f"{name}.parquet") for name in (*TABLES, "times")}
+    cells = tables["cells"].set_index("cell")
+    expected = TINY_GRID.cells()
+    assert list(cells.index) == [cell.id for cell in expected]
+    for name, table in tables.items():
+        assert list(dict.fromkeys(table["cell"])) == list(cells.index), name
+    for cell in expected:
+        row = cells.loc[cell.id]
+        for field, value in cell.model_dump().items():
+            assert row[field] == value
+        folder = tiny_grid / "cells" / cell.id
+        model = vmp.load_checkpoint(folder / "weights.safetensors")
+        assert model.config.variant == cell.variant
+        assert row["parameters"] == sum(p.numel() for p in model.parameters())
+        assert row["chance"] == pytest.approx(1 / 6)
+        # The test clips again, one by one, from the task itself.
+        clips = PhotoPan("held-out", cell.frames, cell.image_size, 1000 + cell.seed, cell.test_clips)
+        judged = tables["predictions"].query("cell == @cell.id").reset_index()
+        assert row["n_test"] == len(judged) == len(clips)
+        with torch.inference_mode():
+            said = [model.eval()(clips[index][0][None])[0] for index in range(len(clips))]
+        assert list(judged["clip"]) == [clips.name(index) for index in range(len(clips))]
+        assert list(judged["label"]) == [CLASSES[clips.label(index)] for index in range(len(clips))]
+        assert list(judged["prediction"]) == [CLASSES[int(logits.argmax())] for logits in said]
+        shares = [float(logits.double().softmax(0).max()) for logits in said]
+        assert judged["probability"].to_numpy() == pytest.approx(shares, abs=1e-5)
+        assert (judged["correct"] == (judged["label"] == judged["prediction"])).all()
+        assert row["accuracy"] == judged["correct"].mean()
+        assert (
+            judged[["cue_frame", "read_direction", "read_distance", "mediator", "gap"]].isna().all(axis=None)
+        )
+        assert list(tables["training"].query("cell == @cell.id")["step"]) == list(range(1, cell.steps + 1))
+
+
+def test_probes_are_of_the_first_test_clips_before_and_after_training(tiny_grid):  # noqa: F811
+    probes = pd.read_parquet(tiny_grid / "probes.parquet")
+    for cell in TINY_GRID.cells():
+        mine = probes.query("cell == @cell.id")
+        scopes = {"contribution"} if cell.variant == "attention" else {"ssm", "contribution"}
+        assert set(mine["scope"]) == scopes
+        assert set(mine["probe"]) == {"decay", "contradiction"}
+        assert set(mine["layer"]) == {0, 1}
+        assert set(mine["n_clips"]) == {cell.probe_clips}
+        place = ["probe", "layer", "direction", "scope", "quantity"]
+        before, after = (mine[mine["trained"] == trained].set_index(place) for trained in (False, True))
+        assert before.index.equals(after.index)
+        assert before.index.is_unique
+        assert (before["value"] != after["value"]).any()
+        inside = mine.dropna(subset=["value", "low", "high"])
+        assert len(inside) > 50
+        assert (inside["low"] <= inside["high"]).all()
+    # By another route: the mean distance from the rows that are kept for the viewer.
+    cell = TINY_GRID.cells()[0]
+    with np.load(tiny_grid / "cells" / cell.id / "rows.npz") as file:
+        rows = {name: file[name] for name in file.files}
+    lags = np.abs(np.subtract.outer(np.arange(17), np.arange(17)))
+    distance = (rows["P"].astype(float) * lags).sum(-1).mean((0, 3))
+    mine = probes[
+        (probes["cell"] == cell.id)
+        & probes["trained"]
+        & (probes["scope"] == "contribution")
+        & (probes["quantity"] == "mean_distance_tokens")
+    ].set_index(["layer", "direction"])["value"]
+    assert len(mine) == distance.size
+    for place in np.ndindex(distance.shape):
+        told = mine[rows["layers"][place[0]], rows["directions"][place[1]]]
+        assert told == pytest.approx(distance[place], rel=2e-3)  # P is in float16
+
+
+def test_a_dask_cluster_gives_the_same_tables(tiny_grid, tmp_path):  # noqa: F811
+    # Threads of one process: cells in it must not meet.
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        missing = run_grid(TINY_GRID, tmp_path, backend_name="dask", address=cluster.scheduler_address)
+    assert missing == ()
+    assert same_tables(tmp_path, tiny_grid)
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  # noqa: F811
+    first = TINY_GRID.cells()[0]
+    grid = Preset(blocks=(Block(base=TINY, changes={"learning_rate": (1e30,)}),), seeds=(0,))
+    config, out = tmp_path / "grid.json", tmp_path / "grid"
+    config.write_text(grid.model_dump_json())
+    shutil.copytree(tiny_grid / "cells" / first.id, out / "cells" / first.id)
+    result = invoke("--config", str(config), "--out", str(out), "--jobs", "1")
+    assert result.exit_code == 1
+    bad = grid.cells()[1]
+    assert list(pd.read_parquet(out / "cells.parquet")["cell"]) == [first.id]
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"missing from the tables: {bad.id} (photo-pan, videomamba, ")
+    assert "failed: the loss is " in last
+    assert not (out / "cells" / bad.id / "cell.json").exists()
+    # Tables alone: the same, and nothing is tried again.
+    before = (out / "cells" / bad.id / "failed.txt").stat().st_mtime_ns
+    result = invoke("--config", str(config), "--out", str(out), "--tables-only")
+    assert (result.exit_code, result.stderr.splitlines()) == (1, [last])
+    assert (out / "cells" / bad.id / "failed.txt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stepz": 3}, "blocks.0.base.stepz: there is no such field"),
+        ({"variant": "vidomamba"}, "blocks.0.base.variant: Input should be 'mamba', 'videomamba'"),
+        ({"task": "video"}, "task is 'video'; it must be one of recall, relation, direction, photo-pan"),
+        ({"frames": 0}, "blocks.0.base.frames: Input should be greater than or equal to 1"),
+        ({"patch_size": 7}, "image_size 16 is not a multiple of patch_size 7"),
+        ({"probe_clips": 99}, "probe_clips is 99; there are only 12 test_clips"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path, change, told):
+    content = json.loads(TINY_GRID.model_dump_json())
+    content["blocks"][0]["base"] |= change
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert result.stderr.startswith(f"error: {tmp_path / 'grid.json'}: not a grid: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--preset", "quickest"), "preset 'quickest': it must be one of quick, full, gpu"),
+        (("--preset", "quick", "--config", "x.json"), "preset quick and config x.json were both given"),
+        (("--config", "nowhere.json"), "nowhere.json: the grid cannot be read: No such file or directory"),
+        (("--backend", "slurm"), "backend 'slurm': it must be one of loky, dask, ray"),
+        (("--address", "tcp://a:1"), "address tcp://a:1: the backend loky runs here"),
+        (("--jobs", "0"), "jobs 0: at least 1 is needed"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, arguments, told):
+    result = invoke(*arguments, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {told}")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^address tcp://127\.0\.0\.1:9: no dask scheduler answers there"):
+        run_grid(TINY_GRID, tmp_path, backend_name="dask", address="tcp://127.0.0.1:9")
+    for name in ("ray", "dask"):
+        monkeypatch.setitem(sys.modules, {"dask": "distributed"}.get(name, name), None)
+        with pytest.raises(ValueError, match=rf"is not installed; pip install 'vmp-toolkit\[{name}\]'"):
+            run_grid(TINY_GRID, tmp_path, backend_name=name)
+
+
+def test_a_folder_of_another_grid_is_refused(tiny_grid, tmp_path):  # noqa: F811
+    shutil.copy(tiny_grid / "grid.json", tmp_path)
+    other = edited(TINY_GRID, steps=13).model_copy(update={"seeds": (0, 1, 2)})
+    with pytest.raises(ValueError, match="holds a grid of another configuration") as caught:
+        run_grid(other, tmp_path)
+    assert str(caught.value).endswith(
+        "blocks.0.base.steps was 12 and is now 13, seeds was [0, 1] and is now [0, 1, 2]; name another"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "grid.json"]
+
+
+def test_a_folder_without_a_grid_or_with_a_damaged_one_is_one_line(tmp_path):
+    config = tmp_path / "grid.json"
+    config.write_text(TINY_GRID.model_dump_json())
+    result = invoke("--config", str(config), "--out", str(tmp_path / "none"), "--tables-only")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {tmp_path / 'none'}: holds no grid (no grid.json)\n",
+    )
+    result = invoke("--config", str(config), "--out", str(tmp_path))  # no "config" in it
+    assert (result.exit_code, result.stderr) == (2, f"error: {config}: damaged; name another folder\n")
+
+
+def test_two_grids_in_one_folder_are_refused(tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process runs a grid in this folder"):
+            run_grid(TINY_GRID, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("most", [2_000, 12_000, 30_000])
+def test_files_that_cannot_be_written_are_one_line_and_nothing_is_half_written(
+    tiny_grid,  # noqa: F811
+    tmp_path,
+    most,
+):
+    cell = TINY_GRID.cells()[0]
+    grid = Preset(blocks=(Block(base=TINY),), seeds=(0,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(
+            ValueError, match="cannot be read or written: File too large; what is finished is kept"
+        ):
+            run_grid(grid, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert "cell.json" not in left
+    assert not [name for name in left if name.endswith((".tmp", ".partial"))]
+    run_grid(grid, tmp_path)
+    for table in TABLES:
+        mine, whole = (pd.read_parquet(folder / f"{table}.parquet") for folder in (tmp_path, tiny_grid))
+        pd.testing.assert_frame_equal(mine, whole[whole["cell"] == cell.id].reset_index(drop=True))

@@ -11,10 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.report import __main__ as command
+from experiments.report.contents import unfinished
 from experiments.report.saved import read_grid
+from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
 from experiments.tables import SCHEMAS
-from tests.experiments.reports import GRID
+from tests.experiments.reports import GRID, UNFINISHED
 
 
 class Page(HTMLParser):
@@ -104,7 +106,8 @@ def test_the_ablation_table_has_the_numbers_of_the_cells(report, page):
         }
         for variant in ("videomamba", "attention")
     }
-    head, reference, attention = page.tables["Chance is 16.7 %"]
+    caption = "Chance is 16.7 %. 4 frames of 16 x 16 pixels in patches of 8; width 16, depth 2; 12 steps of 4 clips; "
+    head, reference, attention = page.tables[f"{caption}judged on 12 clips."]
     assert head[:4] == ["model", "parameters", "accuracy", "seeds"]
     for row, seeds in ((reference, chosen["videomamba"]), (attention, chosen["attention"])):
         mean = np.mean([cell["accuracy"] for cell in seeds.values()])
@@ -130,6 +133,19 @@ def test_the_probes_table_has_the_means_of_the_probes(report, page):
             by_seed = of_model[of_model["trained"] == trained].groupby(["seed", "direction"])["value"].mean()
             shown = float(re.match(r"(?:before )?(\S+)", line)[1])
             assert shown == pytest.approx(by_seed.groupby("seed").mean().mean(), abs=0.006)
+
+
+def test_every_claim_has_its_verdict_and_measurement(report, page):
+    verdicts = table(report, "verdicts")
+    _, *rows = page.tables["In short, in the order below"]
+    assert [row[0].replace(" ", "-") for row in rows] == list(verdicts["id"])
+    assert [row[1:4] for row in rows] == [[v.verdict, v.shown, str(v.n)] for v in verdicts.itertuples()]
+    plain = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    for verdict in verdicts.itertuples():
+        assert f"{verdict.verdict} {verdict.says} {verdict.sentence}" in plain
+    for claim in UNTESTED:
+        assert f"{claim.says} Needs {claim.needs}." in plain
+        assert all(" ".join(command.split()) in plain for command in claim.commands)
 
 
 def test_every_model_and_its_weights_are_named(report, page):
@@ -253,16 +269,9 @@ def test_a_full_disk_leaves_the_last_report(report, tmp_path, capsys, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_incomplete_grid_is_said_to_be_so(report, tmp_path, capsys):
-    """One cell's rows are taken out of all tables, as where a grid was stopped."""
-    grid = copied(report, tmp_path)
-    gone = GRID.cells()[1]
-    for name in SCHEMAS:
-        frame = pd.read_parquet(grid / f"{name}.parquet")
-        frame[frame["cell"] != gone.id].to_parquet(grid / f"{name}.parquet")
-    assert run("--grid", grid, "--out", tmp_path / "report") == 0, capsys.readouterr().err
-    text = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8")).text
-    total = len(GRID.cells())
-    assert f"Incomplete: {total - 1} of {total} models are finished." in text
-    assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in text
-    assert read_grid(grid).unfinished == (gone,)
+def test_an_incomplete_grid_is_said_to_be_so(report, page, tiny_grid):
+    total, gone = len(GRID.cells()), UNFINISHED
+    assert f"Incomplete: {total - 1} of {total} models are finished." in page.text
+    assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in page.text
+    assert read_grid(report.with_name("grid")).unfinished == (gone,)
+    assert unfinished(read_grid(tiny_grid)) == ""

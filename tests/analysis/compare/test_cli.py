@@ -9,11 +9,15 @@ import torch
 from PIL import Image
 
 from analysis.compare import __main__ as cli
+from analysis.compare import plots
 from analysis.compare.result import CompareResult
 from analysis.compare.run import model_names
-from analysis.results import load
+from analysis.decay import __main__ as decay
+from analysis.decay.result import DecayResult
+from analysis.results import from_json, load
 from analysis.tables import number
 from tests.analysis.models import TINY
+from tests.analysis.test_families import timesformer, videomae
 from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
@@ -89,6 +93,34 @@ def test_one_clip_and_clips_of_different_shape_are_said(checkpoints, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "One clip was shown: there are no intervals over clips." in said
     assert "paper 4 frames of 32 pixels, short 2 frames of 32 pixels" in said
+
+
+def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoints, tmp_path, capsys):
+    made = {"videomae": videomae(), "divided": timesformer("divided_space_time")}
+    for name, model in made.items():
+        model.float().save_pretrained(tmp_path / name)
+    capsys.readouterr()
+    names = [checkpoints["paper"], *(tmp_path / name for name in made)]
+    flags = [part for path in names for part in ("--ckpt", path)]
+    assert run(*flags, "--clips", 2, "--layers", 1, *FAST, "--json") == 0
+    result = from_json(CompareResult, capsys.readouterr().out)
+    _, joint, divided = result.models
+    assert divided.contradiction.probed.directions == ("time", "space")
+    assert "tiny_paper 16 in each of 4, videomae 4 in each of 2, divided 4 in each of 3." in result.notes[1]
+    # Beside another model a folder's numbers are those that it has alone.
+    flags = ["--ckpt", str(tmp_path / "videomae"), "--clips", "2", "--scope", "contribution", "--layers", "1"]
+    assert decay.main([*flags, "--bootstrap", "100", "--json"]) == 0
+    assert from_json(DecayResult, capsys.readouterr().out).measurements == joint.decay.measurements
+    # Time relates a patch with itself in other frames: no pair of neighbours, and a gap in place of its half-life.
+    half = divided.decay.measurement(1, "time", "contribution", "half_life_tokens")
+    assert (half.value, half.note) == (None, "no weight at lag 1")
+    # Of divided attention the measure is of triples that it relates, where it is no 1 by structure.
+    residual = divided.contradiction.probed.measurement(
+        1, "time", "contribution", "transitivity_residual"
+    ).value
+    assert 0 < residual < 0.99
+    drawn = {direction for direction, _ in plots._rows(divided, "transitivity_unmasked", "forward")}
+    assert drawn == {"time", "space"}
 
 
 def wrong(capsys, *arguments):

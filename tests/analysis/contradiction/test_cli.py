@@ -199,8 +199,8 @@ def test_a_language_model_has_a_control_and_no_example(tmp_path, capsys):
     assert not (tmp_path / "report" / "example.npz").exists()
     one = result_of(capsys, *flags[:2], "--length", 1, *FEW)
     for quantity, note in (
-        ("mediator_sensitivity", "1 tokens: a triple takes 9"),
-        ("transitivity_residual", "1 tokens: a triple takes 3"),
+        ("mediator_sensitivity", "1 token: a triple takes 9"),
+        ("transitivity_residual", "1 token: a triple takes 3"),
         ("block_rank", "1 token: no block"),
     ):
         m = one.probed.measurement(1, "forward", "ssm", quantity)

@@ -15,7 +15,7 @@ from analysis.contradiction.metrics import (
     weighted_mean,
     weighted_quantiles,
 )
-from analysis.contradiction.triples import draw_mediators, draw_triples, octaves
+from analysis.contradiction.triples import draw_mediators, draw_triples, octaves, related_triples
 from tests.analysis.contradiction import naive
 
 L = 40
@@ -162,3 +162,26 @@ def test_a_sequence_too_short_has_no_triples():
     assert len(draw_mediators(8, 4, 16, rng)) == 0
     assert len(draw_triples(8, 4, draw_mediators(8, 4, 16, rng), 5, rng).row) == 0
     assert [octaves(n) for n in (0, 1, 2, 3, 5, 65)] == [0, 0, 1, 2, 3, 7]
+
+
+def test_triples_of_a_divided_attention_are_those_that_it_relates():
+    frame, place = np.divmod(np.arange(12), 3)
+    rng = np.random.default_rng(0)
+    for group in (frame, place):
+        allowed = group[:, None] == group
+        allowed[5, 5] = False  # A token that is no part of it has no triple as a mediator.
+        drawn = related_triples(torch.from_numpy(allowed), np.arange(12), 200, rng)
+        found = {tuple(t) for t in torch.stack([drawn.row, drawn.mediator, drawn.column], 1).tolist()}
+        every = {
+            (i, j, k)
+            for i in range(12)
+            for j in range(i)
+            for k in range(j)
+            if group[i] == group[j] == group[k] and j != 5
+        }
+        assert found == every
+        for j in range(12):
+            there = sum(triple[1] == j for triple in every)
+            assert float(drawn.weight[drawn.mediator == j].sum()) == pytest.approx(there)
+    nothing = related_triples(torch.eye(12, dtype=torch.bool), np.arange(12), 4, rng)
+    assert len(nothing.row) == 0

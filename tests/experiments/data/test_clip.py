@@ -1,17 +1,26 @@
 """What all datasets of clips promise: determinism, shapes, names, and a normalisation that can be undone."""
 
+import pathlib
+import tomllib
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from experiments.data import Digits, PhotoPan, denormalise, digits_clips, normalise, photo_pan_clips
+import experiments.data
+from experiments.data import Digits, Direction, PhotoPan, Recall, Relation, denormalise, normalise
 from experiments.data.clip import ClipDataset, frame_times
+from experiments.data.tasks import task_dataset
+from experiments.train import TrainConfig
 
 MAKERS = {
     "photo-pan": lambda split, seed: PhotoPan(split, 4, 24, seed, 60),
     "digits": lambda split, seed: Digits(split, "direction", 4, 24, seed, 60),
     "digits by digit": lambda split, seed: Digits(split, "digit", 4, 24, seed, 60),
+    "recall": lambda split, seed: Recall(split, 4, 24, seed, 60),
+    "relation": lambda split, seed: Relation(split, 5, 24, seed, 60),
+    "direction": lambda split, seed: Direction(split, 4, 24, seed, 60),
 }
 
 
@@ -65,7 +74,16 @@ def test_index_out_of_range(make):
             dataset[index]
 
 
-@pytest.mark.parametrize("dataset", [PhotoPan, Digits])
+@pytest.mark.parametrize(("frames", "size"), [(5, 1), (6, 7), (9, 33)])
+@pytest.mark.parametrize("dataset", [Recall, Relation, Direction])
+def test_odd_sizes_are_legal(dataset, frames, size):
+    clips = dataset("train", frames, size, size=3)
+    for index in range(3):
+        assert clips.frames(index).shape == (frames, size, size, 3)
+        assert clips.frames(index).dtype == np.uint8
+
+
+@pytest.mark.parametrize("dataset", [PhotoPan, Digits, Recall, Relation, Direction])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,12 +115,36 @@ def test_frame_times():
     assert frame_times(5).tolist() == [-0.5, -0.25, 0.0, 0.25, 0.5]
 
 
-@pytest.mark.parametrize(("source", "classes"), [(photo_pan_clips, PhotoPan.classes), (digits_clips, None)])
-def test_entry_points_give_held_out_clips(source, classes):
-    clips = list(source(num_frames=3, image_size=24, count=4, seed=5))
-    dataset = (PhotoPan if classes else Digits)("held-out", num_frames=3, image_size=24, seed=5)
+@pytest.mark.parametrize(
+    ("source", "dataset"),
+    [
+        ("photo_pan_clips", PhotoPan),
+        ("digits_clips", Digits),
+        ("recall_clips", Recall),
+        ("relation_clips", Relation),
+        ("direction_clips", Direction),
+    ],
+)
+def test_entry_points_give_held_out_clips(source, dataset):
+    clips = list(getattr(experiments.data, source)(num_frames=5, image_size=24, count=4, seed=5))
+    expected = dataset("held-out", num_frames=5, image_size=24, seed=5)
     assert len(clips) == 4
     for index, clip in enumerate(clips):
-        assert torch.equal(clip.video, dataset[index][0])
-        assert clip.label == dataset.classes[index]
-        assert clip.name == dataset.name(index)
+        assert torch.equal(clip.video, expected[index][0])
+        assert clip.label == expected.classes[expected.label(index)]
+        assert clip.name == expected.name(index)
+
+
+def test_sources_are_declared_as_entry_points():
+    declared = tomllib.loads((pathlib.Path(__file__).parents[3] / "pyproject.toml").read_text())
+    names = declared["project"]["entry-points"]["analysis.clips"]
+    for task in ("recall", "relation", "direction"):
+        assert names[task] == f"experiments.data:{task}_clips"
+
+
+@pytest.mark.parametrize("task", ["recall", "relation", "direction"])
+def test_tasks_are_known_by_name(task):
+    clips = task_dataset(task, "held-out", 6, 16, seed=4, size=12)
+    assert type(clips).__name__ == task.capitalize()
+    assert (len(clips), clips.frames(0).shape) == (12, (6, 16, 16, 3))
+    assert TrainConfig(task=task).task == task

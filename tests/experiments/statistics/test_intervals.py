@@ -71,7 +71,7 @@ def test_gaps_are_said():
     assert seed_interval([]).note == "no values"
     assert seed_interval([float("nan"), 0.5]).note == "one seed: no interval"
     assert seed_interval([0.5, 0.6, 0.7], [0, 0, 1]).note == "a base with one seed: no interval"
-    equal = seed_interval([0.1] * 3)
-    assert (equal.value, equal.note) == (0.1, "all seeds equal: no interval")
+    equal = seed_interval([0.25] * 3)
+    assert (equal.value, equal.note) == (0.25, "all seeds equal: no interval")
     for found in (seed_interval([]), seed_interval([0.5]), equal):
         assert np.isnan([found.low, found.high, found.p_value]).all()

@@ -1,0 +1,189 @@
+"""Verdicts on tables drawn from known effects: each way that a claim can fall, and what every sentence must hold."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from experiments.evaluate import main as evaluate
+from experiments.report import sources
+from experiments.report.claims import CLAIMS
+from experiments.report.measures import MEASURES, mediator_costs, slopes
+from experiments.report.untested import UNTESTED
+from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, judge, verdict_table
+from experiments.statistics import rank_correlations
+from experiments.train import RECIPES
+from experiments.train import main as train
+from tests.experiments.tables import VARIANTS, Truth, grid_tables
+
+EFFECTS = Truth(
+    base=0.75,
+    accuracy={"paper": 0.85, "attention": 0.9, "mask": 0.5, "residual_initial": 0.01},
+    slope={"videomamba": -0.06},
+    mediators={("videomamba", "similar to both"): -0.3, ("videomamba", "similar to one"): -0.3},
+    probes={
+        ("paper", "decay_index_tokens"): -0.2,
+        ("attention", "decay_index_tokens"): -0.3,
+        ("paper", "contradictory_mass"): 0.1,
+    },
+)
+
+
+def judged(truth=EFFECTS, **options):
+    grid = grid_tables(
+        truth, **{"class_tokens": ("first", "none"), "tasks": ("recall", "relation"), **options}
+    )
+    correlations = rank_correlations(grid["cells"], grid["probes"], resamples=50, permutations=50)
+    return grid, {verdict.claim.id: verdict for verdict in judge(grid, correlations)}
+
+
+GRID, VERDICTS = judged(layers=1, seeds=5)
+
+
+def test_known_effects_are_told_with_their_sign():
+    expected = {
+        "both-help": HOLDS,
+        "attention-better": HOLDS,
+        "released-residual-helps": UNTOLD,
+        "mamba-decays": HOLDS,
+        "vmp-decays-less": HOLDS,
+        "double-diagonal": UNTOLD,
+        "distance-costs": HOLDS,
+        "distance-costs-more": HOLDS,
+        "vmp-recalls-further": HOLDS,
+        "mediators-cost": HOLDS,
+        "mediators-cost-more": HOLDS,
+        "contradiction": HOLDS,
+        "vmp-contradicts-less": FAILS,
+    }
+    assert {name: VERDICTS[name].verdict for name in expected} == expected
+
+
+def test_a_difference_is_the_mean_over_bases_with_welchs_interval():
+    cells = GRID["cells"].pivot(index=["task", "class_token", "seed"], columns="variant", values="accuracy")
+    differences = (cells["paper"] - cells["videomamba"]).groupby(["task", "class_token"])
+    mean = differences.mean().mean()
+    squared = differences.var() / 5
+    df = squared.sum() ** 2 / (squared**2 / 4).sum()
+    reach = stats.t.ppf(0.975, df) * np.sqrt(squared.sum()) / 4
+    found = VERDICTS["both-help"]
+    assert (found.value, found.low, found.high) == pytest.approx((mean, mean - reach, mean + reach))
+    assert (found.n, len(found.bases)) == (20, 4)
+
+
+def test_slopes_and_mediator_costs_against_other_routes():
+    predictions = GRID["predictions"]
+    for cell, slope in slopes(predictions).items():
+        rows = predictions[predictions["cell"] == cell].dropna(subset="read_distance")
+        line = stats.linregress(rows["read_distance"].astype(float), rows["correct"].astype(float))
+        assert slope == pytest.approx(line.slope)
+    for cell, cost in mediator_costs(predictions).items():
+        rows = predictions[predictions["cell"] == cell]
+        right = {kind: rows[rows["mediator"] == kind]["correct"].mean() for kind in rows["mediator"].unique()}
+        assert cost == pytest.approx(
+            (right["similar to one"] + right["similar to both"]) / 2 - right["neutral"]
+        )
+
+
+def test_a_model_at_chance_is_left_out_and_named():
+    # Accuracy 0.5 is chance in relation and far above it in recall.
+    mask = VERDICTS["mask-helps"]
+    assert {evidence.base for evidence in mask.bases} == {"recall, class token first", "recall, mean pooling"}
+    assert mask.left_out == (
+        "relation, class token first (+ mask at chance)",
+        "relation, mean pooling (+ mask at chance)",
+    )
+    released = VERDICTS["released-residual-helps"]
+    assert np.isnan(released.value)
+    assert (released.verdict, len(released.left_out)) == (UNTOLD, 4)
+    assert "no base in which the models compared left chance" in released.sentence
+
+
+def test_before_training_is_told_apart():
+    learned = dataclasses.replace(EFFECTS, probes={**EFFECTS.probes, ("mask", "decay_index_tokens"): -0.3})
+    grid = grid_tables(learned, tasks=("recall",), layers=1, seeds=5)
+    probes = grid["probes"]
+    mask = grid["cells"].set_index("cell")["variant"].loc[probes["cell"]].to_numpy() == "mask"
+    there = mask & (probes["quantity"] == "decay_index_tokens") & ~probes["trained"]
+    for shift, said in (
+        (0.3, "it comes with training"),
+        (0.9, "so it is learned"),
+        (0.0, "need not be learned"),
+    ):
+        grid["probes"] = probes.assign(value=probes["value"] + shift * there)
+        correlations = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=10)
+        found = {verdict.claim.id: verdict for verdict in judge(grid, correlations)}["double-diagonal"]
+        assert said in found.sentence
+
+
+def test_no_effect_is_never_told_more_often_than_it_says():
+    told = 0
+    for draw in range(4):
+        _, verdicts = judged(Truth(), draw=draw, layers=1, clips=60, class_tokens=("first",))
+        null = [v for name, v in verdicts.items() if name != "contradiction"]
+        assert len(null) == len(CLAIMS) - 1
+        told += sum(verdict.verdict != UNTOLD for verdict in null)
+    # Holm's correction errs in one grid of twenty; of four, two that do would come once in 70.
+    assert told <= 1
+
+
+def test_bases_that_disagree_tell_nothing():
+    up, down = (
+        grid_tables(Truth(accuracy={"paper": accuracy}, seed_sd=0.001), tasks=(task,), seeds=8, layers=1)
+        for task, accuracy in (("recall", 0.99), ("relation", 0.6))
+    )
+    grid = {name: pd.concat([up[name], down[name]]) for name in up}
+    correlations = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=10)
+    found = {verdict.claim.id: verdict for verdict in judge(grid, correlations)}["both-help"]
+    assert found.low > 0
+    assert found.verdict == UNTOLD
+    assert "The bases disagree: relation taken alone says the opposite." in found.sentence
+
+
+def test_one_seed_and_absent_variants_tell_nothing():
+    _, verdicts = judged(seeds=1, layers=1, variants=("videomamba", "paper"))
+    assert {verdict.verdict for verdict in verdicts.values()} == {UNTOLD}
+    assert "one seed: no interval" in verdicts["both-help"].sentence
+    assert "not measured" in verdicts["attention-better"].sentence
+
+
+def test_every_number_of_a_sentence_is_measured():
+    for verdict in VERDICTS.values():
+        counted = [f"n = {verdict.n} "] if verdict.n else []
+        for text in (verdict.shown, verdict.measured, *counted, *verdict.left_out):
+            assert text[1:] in verdict.sentence  # Its first letter is a capital there.
+        assert verdict.sentence.count("nan") == 0
+    table = verdict_table(list(VERDICTS.values()))
+    assert list(table["id"]) == [claim.id for claim in CLAIMS]
+    assert set(table["verdict"]) <= {HOLDS, FAILS, UNTOLD}
+    assert table.set_index("id").loc["both-help", "value"] == VERDICTS["both-help"].value
+
+
+def test_claims_name_what_there_is():
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.sign in (1, -1)
+        assert (claim.association is None) == (claim.measure in MEASURES)
+        assert {claim.variant, claim.reference} <= {*VARIANTS, None, ""}
+    # The only numbers that a claim states are the abstracts'.
+    stated = " ".join(claim.says for claim in CLAIMS)
+    known = {f"{gain.low}" for gain in sources.GAINS} | {f"{gain.high}" for gain in sources.GAINS}
+    assert set(re.findall(r"\d+\.\d+", stated)) == known
+
+
+def test_commands_have_flags_and_recipes_that_exist():
+    flags = {
+        "experiments.train": set(train.__annotations__),
+        "experiments.evaluate": set(evaluate.__annotations__),
+    }
+    commands = [command for claim in UNTESTED for command in claim.commands]
+    assert len(commands) > 10
+    for command in commands:
+        module = re.search(r"-m (experiments\.\w+)", command)[1]
+        for flag in re.findall(r"--([a-z-]+)", command.partition(module)[2]) if module in flags else ():
+            assert flag.replace("-", "_") in flags[module], (command, flag)
+        for recipe in re.findall(r"--recipe (\S+)", command):
+            assert (RECIPES / f"{recipe}.json").is_file()
