@@ -73,7 +73,7 @@ class CellConfig(BaseModel):
     seed                  of weights, clips and their order
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
     frames: Count
@@ -100,6 +100,7 @@ class CellConfig(BaseModel):
         if self.task not in MADE:
             raise ValueError(f"task is {self.task!r}; it must be one of {', '.join(MADE)}")
         self.training()
+        task_dataset(self.task, "train", self.frames, self.image_size, self.seed, self.train_clips)
         if self.probe_clips > self.test_clips:
             raise ValueError(
                 f"probe_clips is {self.probe_clips}; there are only {self.test_clips} test_clips"
