@@ -95,7 +95,7 @@ def shown(rows: pd.DataFrame, probe: str, directions: Sequence[str]) -> pd.DataF
     """
     chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(SHOWN[probe])]
     keys = ["variant", "quantity", "trained"]
-    sided = (chosen["direction"] != "both").groupby([chosen[key] for key in keys]).transform("any")
+    sided = chosen["direction"].isin(directions).groupby([chosen[key] for key in keys]).transform("any")
     return chosen[chosen["direction"].isin(directions) | ((chosen["direction"] == "both") & ~sided)]
 
 
