@@ -189,7 +189,7 @@ def test_tables_agree_with_each_other_and_with_the_models(tiny_grid):  # noqa: F
         assert list(tables["training"].query("cell == @cell.id")["step"]) == list(range(1, cell.steps + 1))
 
 
-def test_probes_are_of_the_first_test_clips_before_and_after_training(tiny_grid):  # noqa: F811
+def test_probes_are_of_test_clips_before_and_after_training(tiny_grid):  # noqa: F811
     probes = pd.read_parquet(tiny_grid / "probes.parquet")
     for cell in TINY_GRID.cells():
         mine = probes.query("cell == @cell.id")
