@@ -58,8 +58,8 @@ class RunFolder:
         owner: False in further processes of the same run, which only read.
 
     Raises:
-        ValueError: if `path` is a file, cannot be written, or holds a run of another configuration, whose
-            differing fields are named.
+        ValueError: if `path` is a file, cannot be written, holds a run of another configuration, whose differing
+            fields are named, or files of these names that are of no run.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class RunFolder:
             for unfinished in path.glob(".*.tmp"):
                 unfinished.unlink()
             if (path / CONFIG).exists():
-                check_same(path, "run", json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
+                check_same(path, "run", _read_config(path / CONFIG), config, free)
+            elif (path / CHECKPOINT).exists():
+                raise ValueError(f"{path / CHECKPOINT}: there is no {CONFIG} beside it; name another folder")
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`: tensors and plain Python values.
@@ -110,7 +112,12 @@ class RunFolder:
         path = self.path / METRICS
         with _naming(path):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+            try:
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path}: not the metrics of a run; move it, or name another folder"
+                ) from error
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
@@ -124,6 +131,18 @@ class RunFolder:
         if not self._claimed:
             write_text(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
             self._claimed = True
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged: it must hold the fields of a run, in JSON; name another folder"
+        ) from error
+    return config
 
 
 def _save(state: dict[str, Any], path: pathlib.Path) -> None:

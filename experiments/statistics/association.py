@@ -51,7 +51,7 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     A gap in a layer is left out of the mean; a quantity that is infinite in a layer (a half-life beyond the sequence)
     is infinite. Self-attention's sides stand under the direction of the scan that could carry the same keys, and its
     whole rows under "both", which no scan has. Direction "mean" is the mean of forward and backward, whichever there
-    are, and the number of whole rows where there is neither, as of self-attention's contradiction.
+    are, and of a quantity that self-attention has of whole rows alone (contradictory mass), that.
 
     Columns: cell, probe, scope, quantity, unit, direction, value.
     """
@@ -59,9 +59,11 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     rows = probes[(probes["trained"] == trained) & probes["value"].notna()]
     rows = rows.assign(direction=rows["direction"].replace(DIRECTIONS))
     by_direction = rows.groupby([*keys, "direction"], as_index=False)["value"].mean()
-    side = by_direction["direction"].isin(["forward", "backward"])
-    whole = ~side.groupby([by_direction[key] for key in keys]).transform("any")
-    over = by_direction[side | whole].groupby(keys, as_index=False)["value"].mean().assign(direction="mean")
+    is_side = by_direction["direction"] != "both"
+    sided = is_side.groupby([by_direction[key] for key in keys]).transform("any")
+    over = (
+        by_direction[is_side | ~sided].groupby(keys, as_index=False)["value"].mean().assign(direction="mean")
+    )
     return ordered(pd.concat([by_direction, over], ignore_index=True), [*keys, "direction"])
 
 
