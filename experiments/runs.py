@@ -11,6 +11,9 @@ import torch
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 
+MOST_NAMED = 4
+"""Differing fields that an error names: grids may differ in hundreds."""
+
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """Have `write` fill a file beside `path`, then put it in the place of `path` in one step.
@@ -166,8 +169,10 @@ def check_same(
     differing = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
     if differing:
         changes = ", ".join(
-            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing[:MOST_NAMED]
         )
+        if len(differing) > MOST_NAMED:
+            changes += f", and {len(differing) - MOST_NAMED} more"
         raise ValueError(
             f"{path}: the folder holds a {kind} of another configuration: {changes}; name another"
         )
