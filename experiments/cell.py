@@ -43,9 +43,6 @@ VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_element
 """The models of math.md section 6 in their order; differences are to `REFERENCE`."""
 REFERENCE = "videomamba"
 
-MADE = tuple(task for task in TASKS if task != "video")
-"""The tasks that make their clips."""
-
 HELD_BYTES = 2**30
 """Clips of a split that take no more are made once and held in memory; more are made whenever they are needed."""
 
@@ -69,11 +66,11 @@ class CellConfig(BaseModel):
     steps, batch_size, learning_rate, warmup_steps, weight_decay   of `experiments.train.TrainConfig`
     train_clips           clips to learn from, gone through in epochs
     test_clips            held-out clips to judge on
-    probe_clips           the first so many of them are probed; intervals of probes are over these
+    probe_clips           so many of them, drawn at random, are probed; intervals of probes are over these
     seed                  of weights, clips and their order
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
     frames: Count
@@ -97,9 +94,10 @@ class CellConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.task not in MADE:
-            raise ValueError(f"task is {self.task!r}; it must be one of {', '.join(MADE)}")
+        if self.task not in TASKS:
+            raise ValueError(f"task is {self.task!r}; it must be one of {', '.join(TASKS)}")
         self.training()
+        task_dataset(self.task, "train", self.frames, self.image_size, self.seed, self.train_clips)
         if self.probe_clips > self.test_clips:
             raise ValueError(
                 f"probe_clips is {self.probe_clips}; there are only {self.test_clips} test_clips"
@@ -159,6 +157,11 @@ class CellConfig(BaseModel):
         make = held_clips if self._held(size) else task_dataset
         return make(self.task, split, self.frames, self.image_size, seed, size)
 
+    def probed(self) -> list[int]:
+        """The held-out clips that are probed: the same for all variants of a seed, and drawn at random, as clips in a
+        row may share what accuracy is broken down by, such as the cue's frame."""
+        return np.random.default_rng(self.seed).permutation(self.test_clips)[: self.probe_clips].tolist()
+
     def _held(self, size: int) -> bool:
         return size * self.frames * self.image_size**2 * 3 <= HELD_BYTES
 
@@ -207,14 +210,14 @@ class _Cell:
         with self._timed("probe"):
             torch.manual_seed(config.seed)
             start = make_model(config.training(), learned)[0].to(device).eval()
-            shown = [held_out.clip(index) for index in range(config.probe_clips)]
+            shown = [held_out.clip(index) for index in config.probed()]
             before, after = probe_tables(start, shown, False), probe_tables(model, shown, True)
         judged = evaluation.table()
         with self._timed("rows"):
             arrays = attention_rows(model, shown)
-            viewed = len(arrays["names"])
-            arrays["frames"] = np.stack([held_out.frames(index) for index in range(viewed)])
-            arrays["predictions"] = np.array(judged["prediction"][:viewed].to_list())
+            viewed = config.probed()[: len(arrays["names"])]
+            arrays["frames"] = np.stack([held_out.frames(index) for index in viewed])
+            arrays["predictions"] = np.array(judged["prediction"].iloc[viewed].to_list())
         write_atomically(folder / ROWS, lambda temporary: _save_arrays(temporary, arrays))
         self._write("predictions", _predictions(judged, held_out, config))
         self._write("training", metrics)

@@ -1,6 +1,6 @@
 """Accuracy of a checkpoint on held-out clips: `python -m experiments.evaluate --ckpt FILE --task photo-pan`.
 
-Videos of a list are shown in several views, whose logits are averaged:
+Videos of a list are shown in several views, over which the probabilities of the classes are averaged:
 
     python -m experiments.evaluate --ckpt FILE --task kinetics400 --test-list val.csv --root videos --clips 4 --crops 3
       --out predictions.csv
@@ -11,6 +11,7 @@ of an evaluation is kept beside it every few seconds, and the same command goes 
 
 import contextlib
 import hashlib
+import math
 import pathlib
 import sys
 import time
@@ -79,7 +80,7 @@ def evaluate(
 
     Args:
         model: with as many classes as the dataset.
-        dataset: clips, or videos in several views, whose logits are averaged.
+        dataset: clips, or videos in several views, over which probabilities are averaged, as VideoMamba's test does.
         batch_size: views that the model is given at a time.
         workers: processes that make clips.
         max_bad: the share of a list's videos that may be missing or damaged; they are left out, and named.
@@ -133,7 +134,7 @@ def evaluate(
 
 @final
 class _Done:
-    """The first `clips` clips: mean logits of those `kept`, and what is wrong with the others."""
+    """The first `clips` clips: the logits of those `kept`, and what is wrong with the others."""
 
     def __init__(self, bad: BadVideos, classes: int, folder: RunFolder | None) -> None:
         self.bad, self.folder, self._saved = bad, folder, time.monotonic()
@@ -147,7 +148,8 @@ class _Done:
         self.bad.note({shown.clip: shown.problem for shown in batch if shown.problem is not None})
         kept = [shown.clip for shown in batch if shown.views is not None]
         if logits is not None:
-            self.logits.append(logits.reshape(len(kept), -1, logits.shape[1]).mean(1))
+            views = logits.reshape(len(kept), -1, logits.shape[1]).log_softmax(2)
+            self.logits.append(views.logsumexp(1) - math.log(views.shape[1]))
         self.kept += kept
         self.clips += len(batch)
         if time.monotonic() - self._saved >= SAVE_SECONDS:
@@ -205,16 +207,18 @@ def main(
             )
         frames, size = model.config.num_frames, model.config.image_size
         dataset: ClipDataset | VideoViews
-        if task == "video" or task in DATASETS:
+        if task in DATASETS:
             if test_list is None:
                 raise ValueError(f"task {task} needs --test-list, the list of its videos")
-            listed = read_dataset("list" if task == "video" else task, test_list, root, labels)
+            listed = read_dataset(task, test_list, root, labels)
             dataset = VideoViews(listed.samples, listed.classes, frames, size, clips, crops, stride, root)
         elif (clips, crops, stride, test_list) != (1, 1, None, None):
             raise ValueError(
                 f"--test-list, --clips, --crops and --stride are for lists of videos, not for {task}"
             )
         else:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r}: it must be one of {', '.join((*TASKS, *DATASETS))}")
             dataset = task_dataset(task, "held-out", frames, size, seed, count)
         with (
             _kept(out, _request(dataset, task, seed, loaded.weights_sha256)) as folder,

@@ -20,7 +20,8 @@ class Evaluation:
 
     names       of the clips
     labels      their classes, 0, 1, ...
-    logits      the model's output for each clip; of several views, their mean
+    logits      log of the probabilities that the model gives the classes, up to a constant for each clip; of several
+                views, of their mean probabilities
     classes     what the classes are called
     left_out    clips that could not be read, by name, and why; they are in none of the above
     """

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import joblib
 import pyarrow as pa
+import torch
 import typer
 from rich.console import Console
 
@@ -188,6 +189,11 @@ def _writing(out: pathlib.Path) -> Iterator[None]:
         raise Interrupted(error.args[0] if error.args else signal.SIGINT) from None
 
 
+def _as_fit() -> int:
+    """Cells at a time that fit this machine: all of them run on the first GPU where there is one."""
+    return 1 if torch.cuda.is_available() else joblib.cpu_count()
+
+
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
@@ -196,7 +202,7 @@ def main(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of the grid; a grid in it goes on.")],
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of a grid instead.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Cells at a time; the number of cores.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cells at a time; as many as cores, on a GPU one.")] = None,
     backend: Annotated[str, typer.Option(help=f"Where cells run: {', '.join(BACKENDS)}.")] = "loky",
     address: Annotated[str | None, typer.Option(help="Of a dask or ray cluster.")] = None,
     tables_only: Annotated[
@@ -218,7 +224,7 @@ def main(
                 grid,
                 out,
                 name=name,
-                jobs=joblib.cpu_count() if jobs is None else jobs,
+                jobs=_as_fit() if jobs is None else jobs,
                 backend_name=backend,
                 address=address,
                 command=" ".join(["python -m experiments.grid", *sys.argv[1:]]),

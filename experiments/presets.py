@@ -26,7 +26,7 @@ have mean pooling: what they ask for is between frames in any case, and no model
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Annotated, Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,7 +84,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     blocks: tuple[Block, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,6 +11,9 @@ import torch
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 
+MOST_NAMED = 4
+"""Differing fields that an error names: grids may differ in hundreds."""
+
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """Have `write` fill a file beside `path`, then put it in the place of `path` in one step.
@@ -55,8 +58,8 @@ class RunFolder:
         owner: False in further processes of the same run, which only read.
 
     Raises:
-        ValueError: if `path` is a file, cannot be written, or holds a run of another configuration, whose
-            differing fields are named.
+        ValueError: if `path` is a file, cannot be written, holds a run of another configuration, whose differing
+            fields are named, or files of these names that are of no run.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class RunFolder:
             for unfinished in path.glob(".*.tmp"):
                 unfinished.unlink()
             if (path / CONFIG).exists():
-                check_same(path, "run", json.loads((path / CONFIG).read_text(encoding="utf-8")), config, free)
+                check_same(path, "run", _read_config(path / CONFIG), config, free)
+            elif (path / CHECKPOINT).exists():
+                raise ValueError(f"{path / CHECKPOINT}: there is no {CONFIG} beside it; name another folder")
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`: tensors and plain Python values.
@@ -107,7 +112,12 @@ class RunFolder:
         path = self.path / METRICS
         with _naming(path):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+            try:
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path}: not the metrics of a run; move it, or name another folder"
+                ) from error
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
@@ -121,6 +131,18 @@ class RunFolder:
         if not self._claimed:
             write_text(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
             self._claimed = True
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged: it must hold the fields of a run, in JSON; name another folder"
+        ) from error
+    return config
 
 
 def _save(state: dict[str, Any], path: pathlib.Path) -> None:
@@ -147,8 +169,10 @@ def check_same(
     differing = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
     if differing:
         changes = ", ".join(
-            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in differing[:MOST_NAMED]
         )
+        if len(differing) > MOST_NAMED:
+            changes += f", and {len(differing) - MOST_NAMED} more"
         raise ValueError(
             f"{path}: the folder holds a {kind} of another configuration: {changes}; name another"
         )

@@ -6,7 +6,7 @@ was trained on.
 """
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from analysis.inputs import denormalise
 from experiments.data.clip import Clip, ClipDataset, normalise
@@ -16,7 +16,9 @@ from experiments.data.lists import Sample, read_list
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
-from experiments.data.video import VideoFiles, read_clip
+from experiments.data.tasks import task_dataset
+from experiments.data.video import read_clip
+from experiments.data.views import VideoViews
 
 __all__ = [
     "Clip",
@@ -27,7 +29,7 @@ __all__ = [
     "Recall",
     "Relation",
     "Sample",
-    "VideoFiles",
+    "VideoViews",
     "denormalise",
     "digits_clips",
     "direction_clips",
@@ -41,59 +43,27 @@ __all__ = [
 ]
 
 
-def photo_pan_clips(
-    num_frames: int = 8,
-    image_size: int = 64,
-    count: int = 8,
-    seed: int = 0,
-    paths: Sequence[str | pathlib.Path] = (),
-) -> Iterator[Clip]:
-    """`count` clips of PhotoPan's held-out photographs, as `PhotoPan`; `paths` is not used."""
-    return _clips(PhotoPan("held-out", num_frames, image_size, seed, count))
+def _held_out(task: str) -> Callable[..., Iterator[Clip]]:
+    """The entry point that gives `count` held-out clips of a task of `task_dataset`; `paths` is not used."""
+
+    def clips(
+        num_frames: int = 8,
+        image_size: int = 64,
+        count: int = 8,
+        seed: int = 0,
+        paths: Sequence[str | pathlib.Path] = (),
+    ) -> Iterator[Clip]:
+        dataset = task_dataset(task, "held-out", num_frames, image_size, seed, count)
+        return (dataset.clip(index) for index in range(len(dataset)))
+
+    return clips
 
 
-def digits_clips(
-    num_frames: int = 8,
-    image_size: int = 64,
-    count: int = 8,
-    seed: int = 0,
-    paths: Sequence[str | pathlib.Path] = (),
-) -> Iterator[Clip]:
-    """`count` clips of Digits' held-out samples by direction, as `Digits`; `paths` is not used."""
-    return _clips(Digits("held-out", "direction", num_frames, image_size, seed, count))
-
-
-def recall_clips(
-    num_frames: int = 8,
-    image_size: int = 64,
-    count: int = 8,
-    seed: int = 0,
-    paths: Sequence[str | pathlib.Path] = (),
-) -> Iterator[Clip]:
-    """`count` clips of Recall's held-out samples, as `Recall`; `paths` is not used."""
-    return _clips(Recall("held-out", num_frames, image_size, seed, count))
-
-
-def relation_clips(
-    num_frames: int = 8,
-    image_size: int = 64,
-    count: int = 8,
-    seed: int = 0,
-    paths: Sequence[str | pathlib.Path] = (),
-) -> Iterator[Clip]:
-    """`count` clips of Relation's held-out samples, as `Relation`; `paths` is not used."""
-    return _clips(Relation("held-out", num_frames, image_size, seed, count))
-
-
-def direction_clips(
-    num_frames: int = 8,
-    image_size: int = 64,
-    count: int = 8,
-    seed: int = 0,
-    paths: Sequence[str | pathlib.Path] = (),
-) -> Iterator[Clip]:
-    """`count` clips of Direction's held-out samples and photographs, as `Direction`; `paths` is not used."""
-    return _clips(Direction("held-out", num_frames, image_size, seed, count))
+photo_pan_clips = _held_out("photo-pan")
+digits_clips = _held_out("digits-direction")
+recall_clips = _held_out("recall")
+relation_clips = _held_out("relation")
+direction_clips = _held_out("direction")
 
 
 def video_clips(
@@ -111,10 +81,6 @@ def video_clips(
     if not paths:
         raise ValueError("no video given: name at least one video file or folder of images")
     return _read_clips(paths, num_frames, image_size)
-
-
-def _clips(dataset: ClipDataset) -> Iterator[Clip]:
-    return (dataset.clip(index) for index in range(len(dataset)))
 
 
 def _read_clips(paths: Sequence[str | pathlib.Path], num_frames: int, image_size: int) -> Iterator[Clip]:

@@ -55,7 +55,7 @@ def read_video(path: pathlib.Path, choose: Choose, view: View) -> list[UInt8[np.
 
 def read_packets(path: pathlib.Path) -> list[Packet]:
     """The packets of the frames that are shown, as stored; ValueError if the file ends before the video does."""
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream = _video_stream(path, container)
         packets: list[Packet] = []
         for packet in container.demux(stream):
@@ -72,7 +72,7 @@ def read_packets(path: pathlib.Path) -> list[Packet]:
 def count_frames(path: pathlib.Path, wanted: set[int], view: View) -> tuple[Frames, int]:
     """The wanted frames' views, by index; and how many were decoded from the start to get to the last of them."""
     frames, decoded = {}, 0
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream = _use_threads(_video_stream(path, container))
         for frame in container.decode(stream):
             if decoded in wanted:
@@ -98,7 +98,7 @@ def pick_frames(
     for pts in sorted(index):
         groups.setdefault(keys[bisect.bisect_right(keys, pts) - 1], set()).add(pts)
     frames, decoded = {}, 0
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream = _use_threads(_video_stream(path, container))
         if container.format.name not in _TIMED or (stream.codec_context.has_b_frames and stamps == shown):
             return None  # frames are shown in another order than stored, and the times do not tell it
@@ -119,6 +119,11 @@ def pick_frames(
             except av.FFmpegError:
                 return None  # the definition says what is wrong with the file, if it is the file
     return (frames, decoded) if frames.keys() == wanted else None
+
+
+def _open(path: pathlib.Path) -> av.container.InputContainer:
+    # Titles and the like need not be in UTF-8 for the frames to be good.
+    return av.open(str(path), metadata_errors="replace")
 
 
 def _decode_between(
@@ -152,6 +157,8 @@ def _video_stream(path: pathlib.Path, container: av.container.InputContainer) ->
     if not pictures:
         kinds = sorted({stream.type for stream in container.streams})
         raise ValueError(f"{path}: no video stream in it, only {' and '.join(kinds) or 'an empty container'}")
+    if pictures[0].codec_context is None:
+        raise ValueError(f"{path}: damaged, or of a video codec that there is no decoder for")
     return pictures[0]
 
 

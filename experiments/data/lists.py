@@ -6,16 +6,22 @@ nothing is there is refused at once.
 
 import csv
 import dataclasses
-import json
-import os
 import pathlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
 
-PathLike = str | pathlib.Path
+from experiments.data.list_files import (
+    PathLike,
+    file_beside,
+    find_videos,
+    read_json,
+    read_lines,
+    read_names,
+    read_text,
+)
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+_MOST_CLASSES = 100_000  # that labels may stand for by their numbers alone
 _PROBED = 100  # names of a list that are looked for, of which one has to be there
 
 
@@ -94,7 +100,7 @@ def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
     Raises:
         ValueError: naming the list and the line, if it cannot be read, has a line of neither form, or has no lines.
     """
-    return [_parse_line(line, pathlib.Path(root), where) for where, line in _lines(path)]
+    return [_parse_line(line, pathlib.Path(root), where) for where, line in read_lines(path)]
 
 
 _LINE = re.compile(r"(?P<path>\S.*?)(?:[\s,]+(?P<total>\d+))?[\s,]+(?P<label>\d+)")
@@ -117,10 +123,11 @@ def _plain(
     listing: PathLike, root: pathlib.Path, labels: PathLike | None, count: int | None = None
 ) -> VideoList:
     samples = read_list(listing, root)
-    if labels is None:
-        classes = tuple(map(str, range(count or max(sample.label for sample in samples) + 1)))
+    if labels is not None:
+        classes = read_names(labels)
     else:
-        classes = tuple(name for _, name in _lines(labels))
+        highest = max(sample.label for sample in samples)
+        classes = tuple(map(str, range(count or min(highest, _MOST_CLASSES - 1) + 1)))
     return VideoList(_within(samples, len(classes), listing), classes)
 
 
@@ -129,8 +136,8 @@ _KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end"}
 
 
 def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
-    where, first = next(_lines(listing))
-    names = None if labels is None else tuple(name for _, name in _lines(labels))
+    where, first = next(read_lines(listing))
+    names = None if labels is None else read_names(labels)
     columns = [column.strip() for column in first.split(",")]
     if "youtube_id" not in columns:
         return _plain(listing, root, labels, KINETICS_CLASSES)
@@ -139,7 +146,7 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
         raise ValueError(f"{where}: the list has no column {missing}; it needs labels and times")
     rows = [
         (where, dict(zip(columns, next(csv.reader([line])), strict=False)))
-        for where, line in list(_lines(listing))[1:]
+        for where, line in list(read_lines(listing))[1:]
     ]
     for where, row in rows:
         if not (
@@ -158,7 +165,7 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
         f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}" for _, row in rows
     ]
     untimed = [row["youtube_id"] for _, row in rows]
-    files = _find(root, {*timed, *untimed}, depth=2)
+    files = find_videos(root, {*timed, *untimed}, depth=2)
     numbers = _numbers(classes)
     samples = [
         Sample(
@@ -174,11 +181,11 @@ SOMETHING_CLASSES = 174
 
 
 def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
-    if not _text(listing).lstrip().startswith(("[", "{")):
+    if not read_text(listing).lstrip().startswith(("[", "{")):
         return dataclasses.replace(_plain(listing, root, labels, SOMETHING_CLASSES), mirrored=False)
     if labels is None:
-        labels = _beside(listing, "labels.json", "something-something-v2-labels.json")
-    given = _json(labels, dict)
+        labels = file_beside(listing, "labels.json", "something-something-v2-labels.json")
+    given = read_json(labels, dict)
     try:
         classes = tuple(sorted(given, key=lambda name: int(given[name])))
         if [int(given[name]) for name in classes] != list(range(len(classes))):
@@ -187,13 +194,13 @@ def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -
         raise ValueError(
             f'{labels}: it must hold {{"template": "number", ...}} with numbers 0, 1, ...'
         ) from error
-    entries = _json(listing, list)
+    entries = read_json(listing, list)
     for position, entry in enumerate(entries, 1):
         if not (isinstance(entry, dict) and "id" in entry and isinstance(entry.get("template"), str)):
             raise ValueError(
                 f"{listing}, entry {position}: it must have an id and a template, as train and validation"
             )
-    files = _find(root, {str(entry["id"]) for entry in entries}, depth=0)
+    files = find_videos(root, {str(entry["id"]) for entry in entries}, depth=0)
     numbers = _numbers(classes)
     samples = [
         Sample(
@@ -206,16 +213,16 @@ def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -
 
 
 def _ucf(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> VideoList:
-    index = _beside(listing, "classInd.txt") if labels is None else labels
+    index = file_beside(listing, "classInd.txt") if labels is None else labels
     classes: list[str] = []
-    for where, line in _lines(index):
+    for where, line in read_lines(index):
         number, _, name = line.partition(" ")
         if number != str(len(classes) + 1) or not name:
             raise ValueError(f"{where}: {line!r} is not `{len(classes) + 1} ClassName`")
         classes.append(name.strip())
     numbers = _numbers(classes)
     samples = []
-    for where, line in _lines(listing):
+    for where, line in read_lines(listing):
         file, _, number = line.partition(" ")
         label = _number(pathlib.PurePosixPath(file).parent.name, numbers, where)
         if number and number.strip() != str(label + 1):
@@ -245,7 +252,7 @@ def _hmdb(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vid
     wanted = {"train": "1", "test": "2"}[part]
     samples = []
     for label, file in enumerate(files):
-        for where, line in _lines(file):
+        for where, line in read_lines(file):
             name, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not name:
                 raise ValueError(
@@ -268,45 +275,6 @@ _READERS: dict[str, Callable[[PathLike, pathlib.Path, PathLike | None], VideoLis
 DATASETS = tuple(_READERS)
 
 
-def _text(path: PathLike) -> str:
-    try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-        raise ValueError(f"{path}: the list cannot be read: {reason}") from error
-
-
-def _lines(path: PathLike) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, stripped, each with where it is; ValueError if there are none."""
-    lines = [
-        (f"{path}, line {number}", line.strip()) for number, line in enumerate(_text(path).splitlines(), 1)
-    ]
-    filled = [(where, line) for where, line in lines if line]
-    if not filled:
-        raise ValueError(f"{path}: the list is empty")
-    return iter(filled)
-
-
-def _json(path: PathLike, kind: type) -> Any:
-    try:
-        data = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(data, kind) or not data:
-        raise ValueError(
-            f"{path}: it must hold {'an object' if kind is dict else 'a list'} that is not empty"
-        )
-    return data
-
-
-def _beside(listing: PathLike, *names: str) -> pathlib.Path:
-    places = [pathlib.Path(listing).with_name(name) for name in names]
-    for place in places:
-        if place.exists():
-            return place
-    raise ValueError(f"{listing}: beside it there is no {' and no '.join(names)}; name the file of labels")
-
-
 def _numbers(classes: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(classes)}
 
@@ -322,22 +290,3 @@ def _within(samples: Sequence[Sample], classes: int, listing: PathLike) -> tuple
         if sample.label >= classes:
             raise ValueError(f"{listing}: {sample.path}: label {sample.label}: there are {classes} classes")
     return tuple(samples)
-
-
-def _find(root: pathlib.Path, names: Collection[str], depth: int) -> dict[str, pathlib.Path]:
-    """Video files and folders of images by those of `names` that are theirs, at most `depth` folders below `root`."""
-    found: dict[str, pathlib.Path] = {}
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ValueError(f"{root}: the folder of videos cannot be read: {error.strerror}") from error
-    for entry in entries:
-        path = root / entry.name
-        if entry.name in names and entry.is_dir():
-            found[entry.name] = path
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            if path.stem in names:
-                found[path.stem] = path
-        elif depth and entry.is_dir():
-            found |= _find(path, names, depth - 1)
-    return found

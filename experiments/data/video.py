@@ -1,19 +1,15 @@
 """Clips from video files, and from folders that hold a video's frames as images."""
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
-from typing import final
 
 import av
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from experiments.data.clip import ClipDataset, check_shape
+from experiments.data.clip import check_shape
 from experiments.data.decode import Choose, View, read_video
-from experiments.data.lists import Sample
 from experiments.data.sampling import crop_boxes, sample_uniformly
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -79,19 +75,10 @@ def read_frames(
         return _read_folder(path, choose, view, total_frames)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
-    with _naming(path):
-        return read_video(path, choose, view)
-
-
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the decoders raise into a ValueError of one line that begins with the path."""
     try:
-        yield
+        return read_video(path, choose, view)
     except av.FFmpegError as error:
         raise ValueError(f"{path}: damaged, or not a video: {error.strerror}") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: damaged, or not an image: {error}") from error
 
 
 def _read_folder(
@@ -106,49 +93,10 @@ def _read_folder(
     wanted = choose(total_frames or len(files)).tolist()
     frames = {}
     for index in sorted(set(wanted)):
-        with _naming(files[index]), Image.open(files[index]) as image:
-            frames[index] = view(image.convert("RGB"))
+        try:
+            with Image.open(files[index]) as image:
+                pixels = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{files[index]}: damaged, or not an image: {error}") from error
+        frames[index] = view(pixels)
     return [frames[index] for index in wanted]
-
-
-@final
-class VideoFiles(ClipDataset):
-    """Labelled videos of a list, each read by `read_clip`; nothing about an item is random.
-
-    Args:
-        samples: as from `read_list`.
-        num_frames: T.
-        image_size: H = W, pixels.
-        classes: the names of the labels; their numbers, up to the largest there is, by default.
-
-    Raises:
-        ValueError: for no samples, a label without a name, a number below 1; on reading an item, as
-        `read_clip`.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        num_frames: int = 8,
-        image_size: int = 224,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        check_shape(num_frames, image_size, len(samples))
-        largest = max(samples, key=lambda sample: sample.label)
-        self.classes = tuple(map(str, range(largest.label + 1))) if classes is None else tuple(classes)
-        if largest.label >= len(self.classes):
-            raise ValueError(f"{largest.path}: label {largest.label}: there are {len(self.classes)} classes")
-        self.samples, self.num_frames, self.image_size = tuple(samples), num_frames, image_size
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def label(self, index: int) -> int:
-        return self.samples[index].label
-
-    def name(self, index: int) -> str:
-        return self.samples[index].path.name
-
-    def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
-        sample = self.samples[index]
-        return read_clip(sample.path, self.num_frames, self.image_size, sample.total_frames)

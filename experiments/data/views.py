@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.data.clip import check_shape, normalise
-from experiments.data.lists import PathLike, Sample
+from experiments.data.list_files import PathLike
+from experiments.data.lists import Sample
 from experiments.data.sampling import dense_views, sparse_views
 from experiments.data.video import crop_squares, read_frames
 

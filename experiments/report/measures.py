@@ -68,7 +68,8 @@ def mediator_costs(predictions: pd.DataFrame) -> pd.Series:
 
 
 def _probe(quantity: str, scope: str) -> Callable[[Tables, bool], pd.Series]:
-    """The mean over layers and directions; of self-attention, over the sides that a scan could carry."""
+    """The mean over layers and directions; of self-attention, over the sides that a scan could carry where the quantity
+    has sides, and of whole rows where it has not."""
 
     def by_cell(tables: Tables, trained: bool) -> pd.Series:
         numbers = cell_probes(tables["probes"], trained)

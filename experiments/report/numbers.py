@@ -10,8 +10,9 @@ def percent(share: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return "-" if np.isnan(difference) else f"{100 * difference:+.1f}"
+    """A difference of shares in points, with its sign; none where it rounds to 0."""
+    said = f"{100 * difference:+.1f}"
+    return "-" if np.isnan(difference) else "0.0" if float(said) == 0 else said
 
 
 def p_value(p: float) -> str:

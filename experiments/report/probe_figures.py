@@ -19,7 +19,7 @@ SIDES: Mapping[str, float] = {"forward": 0.16, "backward": -0.16, "both": 0.0}
 """Directions and where they stand in a variant's line, up from its middle."""
 
 _AXES: Mapping[str, tuple[str, str, str]] = {
-    "frame_lag_profile": ("Frame-lag profiles", "frame lag τ (frames)", "m(τ) / m(0)"),
+    "frame_lag_profile": ("Frame-lag profiles", "frame lag τ (frames)", "m(τ) / m(first τ)"),
     "class_row": ("Class rows", "key frame t", "share of the class token's row"),
 }
 """Heading of each curve, and labels of its axes."""
@@ -58,7 +58,8 @@ def probe_illustrations(base: str, rows: pd.DataFrame, profiles: pd.DataFrame) -
 
 
 def _seeds(rows: pd.DataFrame) -> str:
-    least, most = int(rows["n"].min()), int(rows["n"].max())
+    known = rows.loc[rows["n"] > 0, "n"]
+    least, most = int(known.min()), int(known.max())
     return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 

@@ -61,7 +61,8 @@ def _over_seeds(values: np.ndarray) -> dict[str, object]:
 
 
 def probe_profiles(grid: SavedGrid) -> pd.DataFrame:
-    """Mean over seeds of `CURVES` in the last layer, scope `SCOPE`; a profile by lag is taken relative to lag 0.
+    """Mean over seeds of `CURVES` in the last layer, scope `SCOPE`; a profile by lag is taken relative to its
+    first lag: 0, or 1 where a mask leaves no pair of lag 0.
 
     Columns: those of the base, variant, trained, layer, quantity, direction, at, mean, n.
     """
@@ -95,8 +96,9 @@ def shown(rows: pd.DataFrame, probe: str, directions: Sequence[str]) -> pd.DataF
     """
     chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(SHOWN[probe])]
     keys = ["variant", "quantity", "trained"]
-    sided = (chosen["direction"] != "both").groupby([chosen[key] for key in keys]).transform("any")
-    return chosen[chosen["direction"].isin(directions) | ((chosen["direction"] == "both") & ~sided)]
+    asked = chosen["direction"].isin(directions)
+    there = asked.groupby([chosen[key] for key in keys]).transform("any")
+    return chosen[asked | ((chosen["direction"] == "both") & ~there)]
 
 
 def quantities(rows: pd.DataFrame, probe: str) -> list[str]:

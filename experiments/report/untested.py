@@ -1,7 +1,8 @@
 """What of the paper cannot be tested at this scale, with the commands that would.
 
-IMAGENET_WEIGHTS, TRAIN_LIST, TEST_LIST and VIDEOS stand for what a reader has to fetch; every training here runs once
-for a seed, and three are the least from which an interval over seeds can be had.
+IMAGENET_WEIGHTS_PAPER, which has to be of the variant `paper`, TRAIN_LIST, TEST_LIST, VIDEOS and the like stand for
+what a reader has to fetch; every training here runs once for a seed, and three are the least from which an interval
+over seeds can be had.
 """
 
 from collections.abc import Iterator
@@ -38,8 +39,8 @@ def _compared(
     for variant in ("paper", "videomamba"):
         train.append(
             f"for seed in {seeds}; do accelerate launch --num_processes {gpus} -m experiments.train "
-            f"--recipe {recipe}{more} --variant {variant} --seed $seed --init {init} --train-list TRAIN_LIST "
-            f"--root VIDEOS --out runs/{recipe}_{variant}_$seed; done"
+            f"--recipe {recipe}{more} --variant {variant} --seed $seed --init {init}_{variant.upper()} "
+            f"--train-list TRAIN_LIST --root VIDEOS --out runs/{recipe}_{variant}_$seed; done"
         )
         judge.append(
             f"for seed in {seeds}; do python -m experiments.evaluate "

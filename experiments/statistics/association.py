@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from analysis.bootstrap import LEVEL, percentile_interval
+from analysis.quantities import MOST_UNDEFINED
 from experiments.statistics.multiple import holm
 from experiments.statistics.paired import RESAMPLES
 from experiments.statistics.tables import base_fields, can_read, ordered
@@ -50,7 +51,7 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     A gap in a layer is left out of the mean; a quantity that is infinite in a layer (a half-life beyond the sequence)
     is infinite. Self-attention's sides stand under the direction of the scan that could carry the same keys, and its
     whole rows under "both", which no scan has. Direction "mean" is the mean of forward and backward, whichever there
-    are.
+    are, and of a quantity that self-attention has of whole rows alone (contradictory mass), that.
 
     Columns: cell, probe, scope, quantity, unit, direction, value.
     """
@@ -58,8 +59,11 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     rows = probes[(probes["trained"] == trained) & probes["value"].notna()]
     rows = rows.assign(direction=rows["direction"].replace(DIRECTIONS))
     by_direction = rows.groupby([*keys, "direction"], as_index=False)["value"].mean()
-    scans = by_direction[by_direction["direction"].isin(["forward", "backward"])]
-    over = scans.groupby(keys, as_index=False)["value"].mean().assign(direction="mean")
+    is_side = by_direction["direction"] != "both"
+    sided = is_side.groupby([by_direction[key] for key in keys]).transform("any")
+    over = (
+        by_direction[is_side | ~sided].groupby(keys, as_index=False)["value"].mean().assign(direction="mean")
+    )
     return ordered(pd.concat([by_direction, over], ignore_index=True), [*keys, "direction"])
 
 
@@ -79,7 +83,8 @@ def rank_correlations(
 
     Columns: task; group (Mamba variants, or all with self-attention); probe; scope; quantity; unit; direction;
       correlation   in [-1, 1]; NaN where either never varies within a block
-      low, high     95 % bootstrap interval: cells are drawn anew within each block
+      low, high     95 % bootstrap interval: cells are drawn anew within each block, and taken for independent; NaN
+                    where more than MOST_UNDEFINED of the draws leave the correlation undefined
       cells, blocks, variants   how many; blocks of one cell say nothing and are not counted
       p_value       two-sided, by permutation of cells within blocks (add-one): could the accuracies of one seed have
                     gone with any of its models? It takes the cells of one variant for independent
@@ -176,15 +181,18 @@ def _correlation(blocks: list[Block], resamples: int, permutations: int, seed: i
     permuted = _pooled([_permuted(b, permutations, rng) for b in blocks])
     # Equal correlations may differ by rounding, and count as no less extreme.
     extreme = int((np.abs(permuted) >= abs(value[0]) - 1e-12).sum())
+    told = undefined <= MOST_UNDEFINED
     row |= {
         "correlation": float(value[0]),
-        "low": float(low),
-        "high": float(high),
+        "low": float(low) if told else nothing,
+        "high": float(high) if told else nothing,
         "p_value": (1 + extreme) / (1 + permutations),
         "p_variants": _p_variants(blocks),
     }
     if undefined > 0:
-        row["note"] = f"undefined in {100 * float(undefined):.1f} % of resamples"
+        row["note"] = (
+            f"{'' if told else 'no interval: '}undefined in {100 * float(undefined):.1f} % of resamples"
+        )
     return row
 
 

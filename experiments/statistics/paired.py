@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from analysis.bootstrap import LEVEL, percentile_interval, resample_weights
+from analysis.bootstrap import LEVEL, percentile_interval
 from experiments.statistics.intervals import seed_interval
 from experiments.statistics.mcnemar import McNemar, mcnemar_counts
 from experiments.statistics.multiple import holm
@@ -25,8 +25,6 @@ _COLUMNS = (
 class Pair:
     """What two models of one base and seed said of the same clips: hits, clips in the order of their names."""
 
-    seed: int
-    clips: tuple[str, ...]
     one: Bool[np.ndarray, " n"]
     other: Bool[np.ndarray, " n"]
 
@@ -43,7 +41,7 @@ def paired_differences(
     Columns: those of `base_fields`; variant; reference;
       difference            mean over seeds, as a fraction
       low, high             95 % bootstrap interval: seeds are drawn and, within, test clips, both models of a seed on
-                            the same draw. Where all seeds are judged on the same clips, they are drawn once for all
+                            the same draw, and each seed on its own, as each is judged on clips of its own
       seed_low, seed_high   Student's 95 % interval over seeds of the differences; NaN where there is none
       sd, n, clips          of the differences over seeds; seeds; pooled pairs of predictions
       wins, losses          pooled clips that the variant alone, and the reference alone, told right
@@ -87,19 +85,17 @@ def _pairs(
         for variant, ones in by_variant.items():
             both = sorted(set(ones.index) & set(others.index))
             absent = ", ".join(map(str, sorted(set(ones.index) ^ set(others.index))))
-            pairs = [
-                _pair(seed, hits[ones[seed]], hits[others[seed]], ones[seed], others[seed]) for seed in both
-            ]
+            pairs = [_pair(hits[ones[seed]], hits[others[seed]], ones[seed], others[seed]) for seed in both]
             if pairs:
                 yield (*key, variant), pairs, absent
 
 
-def _pair(seed: int, one: pd.Series, other: pd.Series, name: str, partner: str) -> Pair:
+def _pair(one: pd.Series, other: pd.Series, name: str, partner: str) -> Pair:
     if not one.index.equals(other.index):
         raise ValueError(
             f"cells {name} and {partner}: judged on different clips; a paired comparison needs the same"
         )
-    return Pair(seed, tuple(map(str, one.index)), one.to_numpy(dtype=bool), other.to_numpy(dtype=bool))
+    return Pair(one.to_numpy(dtype=bool), other.to_numpy(dtype=bool))
 
 
 def _difference(pairs: list[Pair], absent: str, resamples: int, seed: int) -> dict[str, object]:
@@ -133,17 +129,13 @@ def _draws(pairs: list[Pair], resamples: int, seed: int) -> Float[np.ndarray, " 
     """Bootstrap draws of the mean over seeds of the mean over clips of one model's hits less the other's."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(pairs), size=(resamples, len(pairs)))
-    if len({pair.clips for pair in pairs}) == 1 and len(pairs) > 1:
-        differences = np.stack([pair.one.astype(float) - pair.other for pair in pairs])
-        by_seed = resample_weights(differences.shape[1], resamples, seed + 1) @ differences.T
-        return np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1)
-    # Differences of clips are 1, -1 or 0, so how often each is drawn says it all; a seed drawn twice has its clips
-    # drawn twice.
+    # Differences of clips are 0, 1 or -1, so how often each is drawn says it all; a seed drawn twice has its clips
+    # drawn twice. With 0 first, swapping the models turns the sign of every draw.
     clips = np.array([len(pair.one) for pair in pairs])
     wins, losses = (
         np.array([(getattr(p, right) & ~getattr(p, wrong)).sum() for p in pairs])
         for right, wrong in (("one", "other"), ("other", "one"))
     )
-    shares = np.stack([wins, losses, clips - wins - losses], axis=-1) / clips[:, None]
+    shares = np.stack([clips - wins - losses, wins, losses], axis=-1) / clips[:, None]
     counts = rng.multinomial(clips[drawn], shares[drawn])
-    return ((counts[..., 0] - counts[..., 1]) / clips[drawn]).mean(axis=1)
+    return ((counts[..., 1] - counts[..., 2]) / clips[drawn]).mean(axis=1)

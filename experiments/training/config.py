@@ -1,5 +1,6 @@
 """What a training run is: every field that fixes its weights."""
 
+import difflib
 import json
 import math
 import pathlib
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from experiments.data.lists import DATASETS
 from experiments.data.tasks import TASKS
@@ -17,7 +19,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 FREE = ("max_bad", "save_every", "log_every", "workers")
 """Fields that may change when a run is continued: none of them changes a bit of its weights."""
 
-LISTS_ALONE = ("labels", "repeats", "stride", "crop_scale", "randaugment", "magnitude")
+LISTS_ALONE = ("train_list", "root", "labels", "repeats", "stride", "crop_scale", "randaugment", "magnitude")
 """Fields that nothing but lists of videos reads."""
 
 
@@ -43,7 +45,8 @@ class TrainConfig(BaseModel):
     weight_decay      of AdamW; rates A, skips D, biases, norms, positions and class tokens are exempt
     betas             of AdamW
     clip_norm         the largest norm of a gradient; longer ones are scaled to it; None for no limit
-    ema_decay         d of the averaged weights, w <- d w + (1 - d) of the step's; None for no average
+    ema_decay         d of the averaged weights, w <- d w + (1 - d) of the step's, from the first step's on and without
+                      warm-up of d; None for no average
     precision         "bfloat16": matrix products and convolutions in it, weights and loss in float32; no flag of
                       accelerate changes it
     recompute         blocks run again in the backward pass rather than keep what it needs: the same bits, less memory
@@ -68,7 +71,7 @@ class TrainConfig(BaseModel):
     Something-Something's, where left and right are told apart.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str = "photo-pan"
     model: str = "vmp_micro"
@@ -126,6 +129,8 @@ class TrainConfig(BaseModel):
                     )
         elif self.train_list is None:
             raise ValueError(f"task {self.task} needs train_list, the list of its videos")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale {list(self.crop_scale)}: the least share comes first")
         if self.batch_size % (self.repeats * self.accumulate):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of repeats {self.repeats} times accumulate "
@@ -137,23 +142,21 @@ class TrainConfig(BaseModel):
     def read(cls, path: pathlib.Path | None, changes: Mapping[str, Any] | None = None) -> Self:
         """The configuration of a JSON file (or the defaults), with those `changes` that are not None.
 
+        Of `fields`, changes replace those that they name and leave the file's others.
+
         Raises ValueError, in one line, for a file that cannot be read and a field or value there cannot be.
         """
         try:
             data = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(data, dict):
                 raise ValueError("it must hold an object {...} of fields")
-            return cls(
-                **{**data, **{name: value for name, value in (changes or {}).items() if value is not None}}
-            )
+            given = {name: value for name, value in (changes or {}).items() if value is not None}
+            if isinstance(data.get("fields"), dict) and isinstance(given.get("fields"), dict):
+                given["fields"] = {**data["fields"], **given["fields"]}
+            return cls(**{**data, **given})
         except ValidationError as error:
-            problems = (
-                ": ".join(
-                    filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")))
-                )
-                for e in error.errors()
-            )
-            raise ValueError("the configuration is wrong: " + "; ".join(problems)) from error
+            problems = "; ".join(map(_problem, error.errors()))
+            raise ValueError(f"the configuration is wrong: {problems}") from error
         except OSError as error:
             raise ValueError(f"{path}: the configuration cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -171,3 +174,14 @@ class TrainConfig(BaseModel):
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
+
+
+def _problem(error: ErrorDetails) -> str:
+    """What pydantic found wrong, after where it is."""
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        fields = list(TrainConfig.model_fields)
+        near = difflib.get_close_matches(place, fields, 1)
+        hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+        return f"there is no field {place}; {hint}"
+    return ": ".join(filter(None, (place, error["msg"].removeprefix("Value error, "))))

@@ -37,7 +37,8 @@ def train(
 
     Raises:
         ValueError: for a model, task or list that is not there, a folder that holds another run, a batch that
-            does not divide among the processes, a clip that cannot be read, or a loss that is not finite.
+            does not divide among the processes or leaves nothing to mix, a clip that cannot be read, or a loss or
+            gradient that is not finite.
         Stopped: if interrupted or terminated, once the state is saved.
     """
     # Precision is the configuration's: no launcher's flag or environment changes it.
@@ -47,6 +48,11 @@ def train(
         raise ValueError(
             f"batch_size {config.batch_size} does not divide among {world} processes with {config.repeats} repeats in "
             f"{config.accumulate} parts"
+        )
+    if (config.mixup or config.cutmix) and config.batch_size == world:
+        raise ValueError(
+            f"mixup and cutmix mix the clips of a process, and batch_size {config.batch_size} leaves each of {world} "
+            "a single one; it must be larger"
         )
     torch.manual_seed(config.seed)
     model, dataset = make_model(config, clips)

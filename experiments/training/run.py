@@ -71,7 +71,8 @@ class Run:
     def update(self, videos: Float[Tensor, "B 3 T H W"], labels: Int[Tensor, " B"]) -> None:
         """One step of the optimiser on this process's share of a batch.
 
-        Raises ValueError, before any weight changes, for a loss that is not finite.
+        Raises ValueError, before any weight changes, for a loss or gradient that is not finite. As gradients are summed
+        over processes, what one of them finds, all of them do.
         """
         config, rank, device = self.config, self.accelerator.process_index, self.accelerator.device
         torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step, rank]).generate_state(1)[0]))
@@ -88,18 +89,19 @@ class Run:
         self.optimizer.zero_grad()
         means = self._backward(videos, targets)
         limit = math.inf if config.clip_norm is None else config.clip_norm
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         self.loss = float(means[0])
-        if not math.isfinite(self.loss):
-            raise ValueError(
-                f"the loss is {self.loss} at step {self.step}: try a learning_rate below {config.learning_rate:g}"
-            )
+        for name, value in (("loss", self.loss), ("norm of the gradient", norm)):
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"the {name} is {value} at step {self.step}: try a learning_rate below {config.learning_rate:g}"
+                )
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.unwrapped)
         self.step += 1
         if self.step % config.log_every == 0 or self.step == config.steps:
-            self._log(means, rate, float(norm))
+            self._log(means, rate, norm)
 
     def _backward(self, videos: Tensor, targets: Tensor) -> Float[Tensor, "2"]:
         """Add up the gradients of the loss; return it, and the accuracy, of this process's share of the batch."""
@@ -117,10 +119,18 @@ class Run:
         return means
 
     def note_bad(self, bad: Mapping[int, str]) -> None:
-        """Count these bad videos, and those of the other processes. Raises ValueError if there are too many."""
+        """Count these bad videos, and those of the other processes.
+
+        Raises ValueError if there are too many; the steps done are saved, for a higher `max_bad` to go on from.
+        """
         if self.over_processes(len(bad)):
             found = [dict(bad)] if self.accelerator.num_processes == 1 else gather_object([dict(bad)])
-            self.bad.note({index: problem for one in found for index, problem in one.items()})
+            try:
+                self.bad.note({index: problem for one in found for index, problem in one.items()})
+            except ValueError:
+                if self.step:
+                    self.save()
+                raise
 
     def _log(self, means: Float[Tensor, "2"], rate: float, norm: float) -> None:
         loss, accuracy = self.accelerator.reduce(means, "mean").tolist()

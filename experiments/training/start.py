@@ -65,8 +65,6 @@ def _clips(config: TrainConfig, shape: ModelConfig) -> tuple[ClipDataset | Video
         image_size=shape.image_size,
         seed=config.seed,
         size=config.steps * config.batch_size,
-        listing=config.train_list,
-        root=config.root,
     )
     return clips, len(clips.classes)
 

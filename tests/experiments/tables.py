@@ -171,9 +171,9 @@ def _predictions(config, truth: Truth, layers: int, rng: np.random.Generator) ->
     return table
 
 
-def _directions(variant: str) -> tuple[str, ...]:
+def _directions(variant: str, probe: str = "decay") -> tuple[str, ...]:
     if variant == "attention":
-        return "both", "both j<=i", "both j>=i"
+        return ("both", "both j<=i", "both j>=i") if probe == "decay" else ("both",)
     return ("forward",) if variant == "mamba" else ("forward", "backward")
 
 
@@ -183,7 +183,7 @@ def _probes(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.D
     for (probe, quantity, unit), mean in QUANTITIES.items():
         centre = mean + truth.probes.get((variant, quantity), 0) + rng.normal(0, truth.probe_sd)
         for trained, layer, direction, scope in itertools.product(
-            (True, False), range(layers), _directions(variant), SCOPES
+            (True, False), range(layers), _directions(variant, probe), SCOPES
         ):
             value = centre + rng.normal(0, truth.probe_sd / 4)
             rows.append(

@@ -208,17 +208,33 @@ def test_rows_for_the_viewer_are_shares_of_each_token(tiny_grid):  # noqa: F811
         assert rows["class_positions"].tolist() == [0]
         assert rows["grid"].tolist() == [4, 2, 2]
         clips = task_dataset("photo-pan", "held-out", 4, 16, 1000 + cell.seed, 12)
-        for index in range(3):
-            assert np.array_equal(rows["frames"][index], clips.frames(index))
-            assert rows["names"][index] == clips.name(index)
-            assert rows["labels"][index] == clips.classes[clips.label(index)]
         predictions = read_table(tiny_grid / "cells" / cell.id, "predictions").to_pylist()
-        assert rows["predictions"].tolist() == [row["prediction"] for row in predictions[:3]]
+        said = {row["clip"]: row["prediction"] for row in predictions}
+        for k, index in enumerate(cell.probed()):
+            assert np.array_equal(rows["frames"][k], clips.frames(index))
+            assert rows["names"][k] == clips.name(index)
+            assert rows["labels"][k] == clips.classes[clips.label(index)]
+            assert rows["predictions"][k] == said[clips.name(index)]
         if cell.variant == "videomamba":
             # Forward and backward, but for the convolution, which has the direction of its scan.
             past = np.tril(np.ones((17, 17), bool))
             assert not rows["P"][:, :, 0][..., ~past].any()
             assert not rows["P"][:, :, 1][..., ~past.T].any()
+
+
+def test_probed_clips_are_those_of_a_seed_and_show_what_the_test_shows():
+    for block in PRESETS["quick"].blocks:
+        for seed in (0, 1, 2):
+            (indices,) = {tuple(cell.probed()) for cell in block.cells(seed)}
+            assert len(set(indices)) == block.base.probe_clips
+            clips = block.base.model_copy(update={"seed": seed}).clips("held-out")
+            seen = {name: {clips.conditions(k)[name] for k in indices} for name in clips.conditions(0)}
+            # In a row, the first clips of recall all have the cue in their first frame.
+            assert len(seen.get("cue_frame", "many")) >= 4
+            assert len(seen.get("mediator", "many")) >= 2
+            assert len(seen.get("source", "many")) >= 2
+            assert len({clips.label(k) for k in indices}) >= 2
+        assert len({tuple(block.cells(seed)[0].probed()) for seed in (0, 1, 2)}) == 3
 
 
 def test_rows_of_a_model_too_large_for_the_viewer_are_of_some_layers_and_clips(monkeypatch):

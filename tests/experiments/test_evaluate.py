@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 import torch
 import typer
 from typer.testing import CliRunner
@@ -115,10 +116,10 @@ def test_number_of_classes_must_agree():
 class Mean(torch.nn.Module):
     """Six logits: the mean of a view's channels, and of their halves; it notes how many views it is given."""
 
-    def __init__(self):
+    def __init__(self, scale: float = 1.0):
         super().__init__()
         self.config = vmp.config.named_config("vmp_micro", num_classes=6)
-        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.scale = torch.nn.Parameter(torch.tensor(scale))
         self.given = []
 
     def forward(self, videos):
@@ -145,14 +146,18 @@ GOOD = [0, 1, 2, 4, 5, 6, 8, 9]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_logits_are_averaged_over_views_and_bad_videos_are_left_out(pans, workers):
-    views, model = views_of(pans, clips=2, crops=3), Mean()
+def test_probabilities_are_averaged_over_views_and_bad_videos_are_left_out(pans, workers):
+    views, model = views_of(pans, clips=2, crops=3), Mean(scale=20.0)
     evaluation = evaluate(model, views, batch_size=12, workers=workers, max_bad=0.2)
     assert evaluation.names == tuple(f"pan-{k}.mp4" for k in GOOD)
     assert evaluation.labels.tolist() == [views.label(k) for k in GOOD]
     with torch.no_grad():
-        expected = [Mean()(views.views(k)).double().numpy().mean(0) for k in GOOD]
-    np.testing.assert_allclose(evaluation.logits, expected, rtol=1e-6)
+        logits = [Mean(scale=20.0)(views.views(k)).double().numpy() for k in GOOD]
+    # Views disagree, so that the mean of the logits would tell another story.
+    expected = np.stack([scipy.special.softmax(one, axis=1).mean(0) for one in logits])
+    assert np.abs(expected - scipy.special.softmax([one.mean(0) for one in logits], axis=1)).max() > 1e-2
+    np.testing.assert_allclose(np.exp(evaluation.logits), expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(evaluation.table()["probability"], expected.max(1), rtol=1e-5)
     assert model.given == [12, 6, 12, 6, 12]  # two videos at a time, and the good ones of them
     assert list(evaluation.left_out) == ["pan-3.mp4", "pan-7.mp4"]
     assert evaluation.left_out["pan-3.mp4"] == f"{pans / 'pan-3.mp4'}: no such file or folder"
@@ -312,9 +317,9 @@ def test_an_interrupted_command_goes_on_where_it_was(checkpoint, tmp_path, pans,
         (("--count", "0"), "size = 0: it must be at least 1"),
         (("--batch-size", "0"), "batch_size 0"),
         (("--device", "cuda:99"), "--device 'cuda:99' cannot be used"),
-        (("--task", "cats"), "task 'cats'"),
+        (("--task", "cats"), "task 'cats': it must be one of recall, relation, direction, photo-pan, "),
         (("--task", "digits-digit"), "the model tells 6 classes apart, and the clips are of 10"),
-        (("--task", "video", "--test-list", "none.txt"), "none.txt: the list cannot be read"),
+        (("--task", "list", "--test-list", "none.txt"), "none.txt: the list cannot be read"),
         (("--task", "kinetics400"), "task kinetics400 needs --test-list"),
         (("--crops", "3"), "--crops and --stride are for lists of videos, not for photo-pan"),
         (("--ckpt", "none.safetensors"), "none.safetensors"),

@@ -189,7 +189,7 @@ def test_tables_agree_with_each_other_and_with_the_models(tiny_grid):  # noqa: F
         assert list(tables["training"].query("cell == @cell.id")["step"]) == list(range(1, cell.steps + 1))
 
 
-def test_probes_are_of_the_first_test_clips_before_and_after_training(tiny_grid):  # noqa: F811
+def test_probes_are_of_test_clips_before_and_after_training(tiny_grid):  # noqa: F811
     probes = pd.read_parquet(tiny_grid / "probes.parquet")
     for cell in TINY_GRID.cells():
         mine = probes.query("cell == @cell.id")
@@ -261,6 +261,8 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  
         ({"task": "video"}, "task is 'video'; it must be one of recall, relation, direction, photo-pan"),
         ({"frames": 0}, "blocks.0.base.frames: Input should be greater than or equal to 1"),
         ({"patch_size": 7}, "image_size 16 is not a multiple of patch_size 7"),
+        ({"task": "relation"}, "num_frames = 4: relation needs at least 5"),
+        ({"learning_rate": float("inf")}, "blocks.0.base.learning_rate: Input should be a finite number"),
         ({"probe_clips": 99}, "probe_clips is 99; there are only 12 test_clips"),
     ],
 )
@@ -273,6 +275,18 @@ def test_a_wrong_configuration_is_one_line(tmp_path, change, told):
     assert told in result.stderr
     assert result.stderr.startswith(f"error: {tmp_path / 'grid.json'}: not a grid: ")
     assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_seed_is_one_line(tmp_path):
+    (tmp_path / "grid.json").write_text(
+        json.dumps({**json.loads(TINY_GRID.model_dump_json()), "seeds": [0, -1]})
+    )
+    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {tmp_path / 'grid.json'}: not a grid: seeds.1: Input should be greater than or equal to 0\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

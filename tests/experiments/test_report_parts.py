@@ -8,9 +8,11 @@ import xml.etree.ElementTree as ET
 from io import StringIO
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.report.probed import shown
 from experiments.report.saved import read_grid
 from experiments.report.svg import inline_svg
 from experiments.report.viewer import DECADES, pack, pack_rows
@@ -88,3 +90,21 @@ def test_figures_that_stand_in_one_page_share_no_id():
         referred = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', figures[k]))
         assert referred
         assert {one or other for one, other in referred} <= ids[k]
+
+
+def test_numbers_of_whole_rows_stand_in_where_self_attention_has_no_sides():
+    rows = pd.DataFrame(
+        [
+            ("attention", "contradictory_mass", "both", 2.0),
+            ("attention", "contradictory_mass", "mean", 2.0),
+            ("mask", "contradictory_mass", "forward", 1.0),
+            ("mask", "contradictory_mass", "mean", 1.0),
+        ],
+        columns=["variant", "quantity", "direction", "mean"],
+    ).assign(scope="contribution", trained=True)
+    by_side = shown(rows, "contradiction", ("forward", "backward"))
+    assert by_side[["variant", "direction"]].to_numpy().tolist() == [
+        ["attention", "both"],
+        ["mask", "forward"],
+    ]
+    assert shown(rows, "contradiction", ("mean",))["direction"].tolist() == ["mean", "mean"]

@@ -15,10 +15,13 @@ def write_video(
     codec: str = "libx264",
     pixels: str = "yuv444p",
     encoder: dict[str, str] | None = None,
+    title: str = "",
     **options: str,
 ) -> pathlib.Path:
     """Encode RGB frames (T, H, W, 3) at 10 frames a second; `options` are the container's."""
     with av.open(str(path), "w", options=options) as container:
+        if title:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=10, options=encoder or {"crf": "1", "g": "8"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels

@@ -164,6 +164,7 @@ BAD = {
     "not text": ("list", "l", b"\xff\xfe\x00", r"l: the list cannot be read: not text in UTF-8"),
     "no label": ("list", "l", "b.mp4 1\nb.mp4", r"l, line 2: 'b\.mp4' is neither"),
     "negative label": ("list", "l", "b.mp4 -1", r"l, line 1: 'b\.mp4 -1' is neither"),
+    "no class": ("list", "l", "b.mp4 0\nb.mp4 99999999999999999", r"b\.mp4: label 9+: there are 100000 classes"),
     "nothing there": ("list", "l", "c.mp4 1\nd.mp4 2", r"l: nothing it names is there, such as .*c\.mp4"),
     "kinetics without labels": ("kinetics400", "l", "youtube_id,time_start,time_end\nb,0,10", r"no column label"),
     "kinetics times": ("kinetics400", "l", KINETICS + "\n\nx,b,0,ten,train,0", r"l, line 3: not a line of"),
@@ -213,6 +214,20 @@ def test_bad_labels_are_named(tmp_path, root):
     something(tmp_path, {"id": "b", "template": "Moving [something] up"})
     with pytest.raises(ValueError, match="nowhere: the folder of videos cannot be read"):
         read_dataset("ssv2", tmp_path / "validation.json", tmp_path / "nowhere")
+
+
+def test_the_mark_that_begins_some_texts_is_no_part_of_a_path(tmp_path, root):
+    touch(root, "b.mp4")
+    (tmp_path / "l").write_text("b.mp4 1\n", encoding="utf-8-sig")
+    assert read_list(tmp_path / "l", root) == [Sample(root / "b.mp4", 1)]
+
+
+@pytest.mark.parametrize("dataset", ["list", "kinetics400"])
+def test_a_class_named_twice_is_refused(tmp_path, root, dataset):
+    touch(root, "b.mp4")
+    names = write(tmp_path / "names.txt", "walk", "swim", "walk")
+    with pytest.raises(ValueError, match=r"names\.txt, line 3: 'walk' comes a second time"):
+        read_dataset(dataset, write(tmp_path / "l", "b.mp4 1"), root, names)
 
 
 def test_every_data_set_is_among_those_tested():

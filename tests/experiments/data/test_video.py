@@ -9,10 +9,9 @@ import pathlib
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from experiments.data import VideoFiles, normalise, read_clip, read_list, video_clips
+from experiments.data import read_clip, video_clips
 from tests.experiments.videos import indices, numbered, write_video
 
 
@@ -80,6 +79,7 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     middle = len(scrambled) // 2
     scrambled[middle : middle + 4000] = bytes(4000)
     contents = {
+        "unknown-codec.mp4": whole.replace(b"avc1", b"zzzz"),
         "empty.mp4": b"",
         "text.mp4": b"This is no video.\n" * 40,
         "cut.mp4": whole[: len(whole) // 2],
@@ -92,9 +92,13 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     (folder / "empty-folder").mkdir()
     (folder / "bad-image").mkdir()
     (folder / "bad-image" / "1.png").write_bytes(b"no image")
+    for name, content in (("bad-header", b"P6 4x 4 255\n"), ("huge-image", b"P6 99999 99999 255\n")):
+        (folder / name).mkdir()
+        (folder / name / "1.ppm").write_bytes(content)
     write_sound(folder / "sound.mp4")
     expected = {
         "missing.mp4": "no such file or folder",
+        "unknown-codec.mp4": "of a video codec that there is no decoder for",
         "empty.mp4": "the file is empty",
         "text.mp4": "damaged, or not a video",
         "cut.mp4": "damaged, or not a video",
@@ -103,6 +107,8 @@ def damaged_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         "cut.mkv": "cut short",
         "empty-folder": "holds 0 images",
         "bad-image": "1.png: damaged, or not an image",
+        "bad-header": "1.ppm: damaged, or not an image",
+        "huge-image": "1.ppm: damaged, or not an image: .* exceeds limit",
         "sound.mp4": "no video stream in it, only audio",
     }
     return {name: (folder / name, message) for name, message in expected.items()}
@@ -116,27 +122,12 @@ def test_files_that_are_no_good_are_named_in_one_line(tmp_path):
         assert "\n" not in str(caught.value), name
 
 
-def test_dataset_reads_what_the_list_names(tmp_path):
-    write_video(tmp_path / "b.mp4", numbered(16))
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for k, frame in enumerate(numbered(10)):
-        Image.fromarray(frame).save(folder / f"{k}.png")
-    (tmp_path / "list.txt").write_text("b.mp4 1\nframes 8 0\n")
-    dataset = VideoFiles(read_list(tmp_path / "list.txt", tmp_path), num_frames=4, image_size=16)
-    assert len(dataset) == 2
-    assert dataset.classes == ("0", "1")
-    assert [indices(dataset.frames(k)) for k in range(2)] == [[2, 6, 10, 14], [1, 3, 5, 7]]
-    video, label = dataset[0]
-    assert label == 1
-    assert torch.equal(video, normalise(dataset.frames(0)))
-    assert (dataset.clip(1).name, dataset.clip(1).label) == ("frames", "0")
-    named = VideoFiles(dataset.samples, 4, 16, classes=("still", "moving"))
-    assert named.clip(0).label == "moving"
-    with pytest.raises(ValueError, match=r"b\.mp4: label 1: there are 1 classes"):
-        VideoFiles(dataset.samples, 4, 16, classes=("still",))
-    with pytest.raises(ValueError, match="size = 0"):
-        VideoFiles([], 4, 16)
+def test_a_title_in_another_encoding_makes_no_video_bad(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", numbered(12), title="a title xxx")
+    content = path.read_bytes()
+    assert b"a title xxx" in content
+    path.write_bytes(content.replace(b"a title xxx", b"a title \xe9\xe8\xea"))
+    assert indices(read_clip(path, 4, 16)) == [1, 4, 7, 10]
 
 
 def test_entry_point_reads_the_paths_in_turn(tmp_path):

@@ -1,6 +1,7 @@
 """Rank correlations of probes with accuracy: closed forms, counted permutations, known effects and known nulls."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,23 @@ def test_gaps_are_left_out_and_said():
     assert (alone["blocks"], np.isnan(alone["p_value"])) == (0, True)
 
 
+def test_an_interval_that_many_draws_leave_undefined_is_not_given():
+    numbers = [[[1.0, 1.0, 1.0, 2.0]]]
+    found = row(rank_correlations(*tables([[[0.4, 0.2, 0.5, 0.6]]], numbers, VARIANTS[:4])), GROUPS[0])
+    # A number that one of four cells alone has: drawn nowhere, or only, in 0.75^4 + 0.25^4 = 32 % of draws.
+    told = re.fullmatch(r"no interval: undefined in (.*) % of resamples", found["note"])
+    assert float(told[1]) == pytest.approx(32, abs=5)
+    assert np.isfinite(found["correlation"])
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
+def test_self_attention_is_put_to_accuracy_by_whole_rows_where_it_has_no_sides():
+    grid = grid_tables(tasks=("relation",), layers=1)
+    table = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=50)
+    mass = row(table[table["quantity"] == "contradictory_mass"])
+    assert mass["variants"] == 6  # forward-only Mamba cannot read, with the class token first
+
+
 def test_forward_mamba_with_the_class_token_first_is_left_out():
     grid = grid_tables(variants=("mamba", "videomamba", "mask"), class_tokens=("first", "none"), layers=1)
     counts = (
@@ -152,11 +170,15 @@ def test_numbers_of_a_cell_are_means_over_layers_and_directions():
         ("a", 1, "backward", None),
     ]
     rows += [("b", 0, "both", 7.0), ("b", 0, "both j<=i", 2.0), ("b", 0, "both j>=i", 4.0)]
+    rows += [
+        ("c", 0, "both", 6.0),
+        ("c", 1, "both", 8.0),
+    ]  # as contradictory mass of self-attention: no sides
     probes = pd.DataFrame(rows, columns=["cell", "layer", "direction", "value"]).assign(
         trained=True, probe="decay", scope="contribution", quantity="decay_index_tokens", unit="none"
     )
     found = cell_probes(probes).set_index(["cell", "direction"])["value"].to_dict()
     a = {("a", "forward"): 2.0, ("a", "backward"): 5.0, ("a", "mean"): 3.5}
     b = {("b", "both"): 7.0, ("b", "forward"): 2.0, ("b", "backward"): 4.0, ("b", "mean"): 3.0}
-    assert found == a | b
+    assert found == a | b | {("c", "both"): 7.0, ("c", "mean"): 7.0}
     assert cell_probes(probes, trained=False).empty

@@ -41,9 +41,9 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--config", "{tmp}/list.json"), "list.json: not a configuration in JSON: it must hold an object"),
         (("--config", "{tmp}/broken.json"), "broken.json: not a configuration in JSON"),
         (("--steps", "0"), "steps: Input should be greater than or equal to 1"),
-        (("--set", "stpes=3"), "stpes: Extra inputs are not permitted"),
+        (("--set", "stpes=3"), "there is no field stpes; do you mean steps?"),
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
-        (("--set", "path=3"), "path: Extra inputs are not permitted"),
+        (("--set", "path=3"), "there is no field path; there are task, model, variant, "),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
         (("--task", "cats"), "task: there is no task 'cats'; there are recall, "),
         (("--model", "resnet"), "no model 'resnet'"),
@@ -58,8 +58,7 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--set", 'fields={"name": "mine"}'), "fields: name cannot be among them; give it as model"),
         (("--set", "betas=[0.9, 1.5]"), "betas.1: Input should be less than 1"),
         (("--set", "betas=[-0.1, 0.9]"), "betas.0: Input should be greater than or equal to 0"),
-        (("--task", "video"), "needs a list of files"),
-        (("--task", "video", "--train-list", "{tmp}/none.txt"), "none.txt: the list cannot be read"),
+        (("--train-list", "{tmp}/list.json"), "train_list is for lists of videos"),
         (("--out", "{tmp}/list.json"), "list.json: the folder cannot be used"),
     ],
 )
@@ -77,12 +76,12 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_clip_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, workers):
+def test_a_list_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, workers):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("bad.mp4 0\nbad.mp4 1\n")
     flags = (
         "--task",
-        "video",
+        "list",
         "--train-list",
         tmp_path / "list.txt",
         "--root",
@@ -100,7 +99,10 @@ def test_a_clip_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, w
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 2
-    assert errors.startswith(f"error: {tmp_path / 'bad.mp4'}: damaged, or not a video")
+    assert errors.startswith(
+        "error: 16 videos of the list in a row cannot be read; the first of them: "
+        f"{tmp_path / 'bad.mp4'}: damaged, or not a video"
+    )
     assert len(errors.splitlines()) == 1
 
 

@@ -17,6 +17,7 @@ from experiments.training.optimiser import parameter_groups
 from experiments.training.run import Run
 from experiments.training.start import make_model
 from tests.experiments.training.small import TINY
+from vmp import mixer
 
 CONFIG = TrainConfig(
     fields=TINY, variant="paper", steps=3, batch_size=4, warmup_steps=0, log_every=1, workers=0
@@ -131,13 +132,26 @@ def test_recomputation_gives_the_same_gradients_in_less_memory():
     assert kept[1] < kept[0] / 4
 
 
-def test_bfloat16_computes_in_it_and_keeps_weights_and_loss_in_float32(tmp_path):
+def test_bfloat16_computes_in_it_and_keeps_steps_rates_stream_weights_and_loss_in_float32(
+    tmp_path, monkeypatch
+):
     plain, half = (run_of(tmp_path / precision, precision=precision) for precision in ("float32", "bfloat16"))
     seen = []
     half.unwrapped.layers[0].mixer.in_proj.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
-    for run in (plain, half):
-        run.update(*batch())
-    assert seen == [torch.bfloat16]
+    half.unwrapped.layers[0].register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    plain.update(*batch())
+    scan, scanned = mixer.selective_scan, set()
+
+    def scan_and_note(u, delta, A, *others, **options):
+        out = scan(u, delta, A, *others, **options)
+        scanned.add((u.dtype, delta.dtype, A.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(mixer, "selective_scan", scan_and_note)
+    half.update(*batch())
+    assert seen == [torch.bfloat16, torch.float32]
+    # With such inputs the scan itself adds up in float32 (tests/vmp/scan).
+    assert scanned == {(torch.bfloat16, torch.float32, torch.float32, torch.bfloat16)}
     assert half.loss != plain.loss
     assert half.loss == pytest.approx(plain.loss, rel=2**-7)
     assert {p.dtype for p in half.unwrapped.parameters()} == {torch.float32}
@@ -156,6 +170,20 @@ def test_no_limit_on_gradients(tmp_path):
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    """As the sum over processes is where another one's loss is not, though the own is."""
+    run = run_of(tmp_path, ema_decay=0.5)
+    before = {name: value.clone() for name, value in run.unwrapped.state_dict().items()}
+    run.unwrapped.head.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(
+        ValueError, match=r"the norm of the gradient is (nan|inf) at step 0: try a learning_rate"
+    ):
+        run.update(*batch())
+    assert math.isfinite(run.loss)
+    assert run.step == 0
+    assert all(torch.equal(before[name], value) for name, value in run.unwrapped.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -172,6 +200,12 @@ def test_no_limit_on_gradients(tmp_path):
         ({"precision": "float16"}, "precision: Input should be 'float32' or 'bfloat16'"),
         ({"ema_decay": 1.0}, "ema_decay: Input should be less than 1"),
         ({"crop_scale": [0.0, 1.0]}, "crop_scale.0: Input should be greater than 0"),
+        (
+            {"task": "list", "train_list": "l", "crop_scale": [1.0, 0.5]},
+            r"crop_scale \[1\.0, 0\.5\]: the least share comes first",
+        ),
+        ({"learning_rate": math.inf}, "learning_rate: Input should be a finite number"),
+        ({"mixup": math.inf}, "mixup: Input should be a finite number"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_a_line(fields, message):

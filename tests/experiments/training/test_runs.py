@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import vmp
 from experiments.data import PhotoPan
-from experiments.runs import RunFolder
 from experiments.train import Stopped, TrainConfig, train
 from experiments.training import loop
 from experiments.training.batches import StepBatches
@@ -115,16 +114,35 @@ def test_another_configuration_in_the_same_folder_is_refused(whole):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    RunFolder(tmp_path, CONFIG.model_dump(mode="json"))
+    (tmp_path / "config.json").write_text(CONFIG.model_dump_json())
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"checkpoint\.pt: damaged; delete it"):
         train(CONFIG, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"steps"', r"config\.json: damaged: it must hold the fields of a run, in JSON"),
+        ("config.json", "[]", r"config\.json: damaged: it must hold the fields of a run, in JSON"),
+        ("metrics.jsonl", "epoch 1\n", r"metrics\.jsonl: not the metrics of a run; move it"),
+        ("metrics.jsonl", '{"epoch": 1}\n', r"metrics\.jsonl: not the metrics of a run; move it"),
+        ("checkpoint.pt", "another's", r"checkpoint\.pt: there is no config\.json beside it"),
+    ],
+)
+def test_a_folder_of_another_s_files_is_refused_and_left_as_it_is(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        train(CONFIG, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     wild = CONFIG.model_copy(update={"learning_rate": 1e30, "clip_norm": 1e30, "warmup_steps": 0})
     with pytest.raises(
-        ValueError, match=r"the loss is (nan|inf) at step \d+: try a learning_rate below 1e\+30"
+        ValueError,
+        match=r"the (loss|norm of the gradient) is (nan|inf) at step \d+: try a learning_rate below 1e\+30",
     ):
         train(wild, tmp_path)
 
@@ -164,6 +182,12 @@ def test_a_batch_must_divide_among_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="batch_size 4 does not divide among 3 processes"):
         train(CONFIG, tmp_path)
+
+
+def test_a_single_clip_cannot_be_mixed(tmp_path):
+    with pytest.raises(ValueError, match="batch_size 1 leaves each of 1 a single one; it must be larger"):
+        train(CONFIG.model_copy(update={"batch_size": 1, "mixup": 0.8}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_worker_outlives_a_run_that_fails_even_one_that_a_clip_holds_up(tmp_path, monkeypatch):

@@ -165,6 +165,12 @@ def test_there_is_a_test_of_every_recipe():
     assert {case[0] for case in marks[0].args[1]} == {path.stem for path in RECIPES.glob("*.json")}
 
 
+def test_a_field_of_the_model_that_is_changed_leaves_the_recipe_s_others():
+    changes = {"train_list": "list", "fields": {"drop_path": 0.3, "backward_skip": True}}
+    fields = TrainConfig.read(RECIPES / "k400_tiny_f16.json", changes).fields
+    assert fields == {"num_frames": 16, "image_size": 224, "drop_path": 0.3, "backward_skip": True}
+
+
 def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
     write_list(tmp_path / "train.txt", write_pans(tmp_path, 3, num_frames=8, size=32))
     flags = ["--train-list", tmp_path / "train.txt", "--root", tmp_path, "--out", tmp_path / "run"]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import vmp
-from experiments.data import VideoFiles, read_list
+from experiments.data import VideoViews, read_list
 from experiments.evaluate import evaluate
 from experiments.runs import write_text
 from experiments.train import Stopped, TrainConfig, train
@@ -100,7 +100,7 @@ def test_everything_on_trains_counts_bad_videos_and_is_judged(whole, videos):
     assert counts[2:] == [2] * 6
     model = vmp.load_checkpoint(whole / "weights.safetensors")
     samples = [sample for k, sample in enumerate(read_list(videos / "list.txt", videos)) if k not in (3, 7)]
-    judged = evaluate(model, VideoFiles(samples, 2, 16, classes=tuple("012345")))
+    judged = evaluate(model, VideoViews(samples, tuple("012345"), 2, 16, clips=2, crops=3))
     assert judged.logits.shape == (10, 6)
     assert list(judged.labels) == [sample.label for sample in samples]
     assert np.isfinite(judged.logits).all()
@@ -186,7 +186,8 @@ def test_too_many_bad_videos_end_the_command_in_a_line_and_a_higher_limit_goes_o
 ):
     write_text(tmp_path / "given.json", everything.model_dump_json())
     arguments = ("--config", str(tmp_path / "given.json"), "--out", str(tmp_path / "run"))
-    result = run_cli(*arguments, "--set", "max_bad=0.1")
+    # A checkpoint every 100 steps, so that none is due before the second bad video is met.
+    result = run_cli(*arguments, "--set", "max_bad=0.1", "--set", "save_every=100")
     assert result.exit_code == 2
     assert result.stderr.startswith(
         "error: 2 of 12 videos of the list are missing or damaged, and max_bad allows 1: "
@@ -195,6 +196,9 @@ def test_too_many_bad_videos_end_the_command_in_a_line_and_a_higher_limit_goes_o
     assert "pan-7.mp4" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+    met = next(line["step"] for line in metrics(whole) if line["bad_videos"] == 2)
+    assert met > 1
+    assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == met - 1  # no step that was done is lost
     result = run_cli(*arguments)
     assert result.exit_code == 0
     assert result.stderr.startswith("2 videos of the list could not be read and were replaced: ")
