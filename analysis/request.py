@@ -67,6 +67,12 @@ Step = Callable[[str, int], None]
 """Called as work goes on, with what is being done and how many steps there are in all."""
 
 
+def name_of(checkpoint: Path) -> str:
+    """What tables and figures call a checkpoint: its file without the ending, or its folder."""
+    path = checkpoint.absolute()
+    return path.name if path.is_dir() else path.stem
+
+
 def read(request: Request) -> Loaded | LoadedFolder:
     """The checkpoint of a request, its overrides applied: a file, or a folder of transformers."""
     given = {name: value for name, value in request.overrides if value is not None}

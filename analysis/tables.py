@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from analysis.quantities import Quantity
 from analysis.results import Measurement, Provenance
@@ -38,6 +39,12 @@ def with_interval(m: Measurement, beyond: int | None = None) -> str:
         return value
     between = " to " if m.low < 0 else "–"
     return f"{value}\n{number(m.low, beyond)}{between}{number(m.high, beyond)}"
+
+
+def thousandths(m: Measurement) -> Measurement:
+    """A number in thousandths of its unit, for a table of such small ones."""
+    value, low, high = (None if end is None else 1000 * end for end in (m.value, m.low, m.high))
+    return replace(m, value=value, low=low, high=high, unit=f"0.001 {m.unit}")
 
 
 def gaps(

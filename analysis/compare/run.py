@@ -15,7 +15,7 @@ from analysis.compare.figures import write_figures
 from analysis.compare.result import CompareResult, Faithfulness, ModelResult
 from analysis.contradiction import run as contradiction
 from analysis.decay import run as decay
-from analysis.request import Request, RequestError, Step
+from analysis.request import Request, RequestError, Step, name_of
 from analysis.results import COLUMNS, measurement_rows, replacing, save
 from analysis.subject import Subject, subject_of
 from analysis.unfinished import Unfinished
@@ -91,7 +91,7 @@ def _comparable(request: Request) -> Subject:
 
 def model_names(paths: Sequence[Path]) -> list[str]:
     """Names to tell checkpoints by: their files' without the words all begin with, numbered where some are equal."""
-    words = [path.stem.split("_") for path in paths]
+    words = [name_of(path).split("_") for path in paths]
     while len({split[0] for split in words}) == 1 and min(map(len, words)) > 1:
         words = [split[1:] for split in words]
     stems = ["_".join(split) for split in words]

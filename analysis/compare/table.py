@@ -10,11 +10,11 @@ from analysis.compare.result import CompareResult, ModelResult
 from analysis.contradiction.measure import QUANTITIES as CONTRADICTION_QUANTITIES
 from analysis.decay.measure import QUANTITIES as DECAY_QUANTITIES
 from analysis.results import Measurement
-from analysis.tables import gaps, number, with_interval
+from analysis.tables import gaps, number, thousandths, with_interval
 
 CAPTION = (
     "m–n: 95 % interval over clips. Index: 0 uniform, 1 self only. Context: effective, in tokens. Med.: mediator "
-    "sensitivity, nats. Residual: of transitivity; of a masked "
+    "sensitivity, 0.001 nats. Residual: of transitivity; of a masked "
     "direction, that of the same scan without its mask. Rank: effective, of the matrix below or above the "
     "middle. Mass: 1 blind to similarity, above 1 contradictory. Self-attention looks both ways: whole rows, "
     "and each side alone; contradiction is of whole rows. -: a gap, see below."
@@ -78,7 +78,10 @@ def _cells(model: ModelResult, layer: int, direction: str) -> Iterator[str]:
             yield "-"
             continue
         found = model.contradiction.probed.measurement(layer, direction, "contribution", quantity)
-        yield with_interval(found) if quantity == "contradictory_mass" else number(found.value)
+        if quantity == "contradictory_mass":
+            yield with_interval(found)
+        else:
+            yield number((thousandths(found) if quantity == "mediator_sensitivity" else found).value)
 
 
 def _faithful(result: CompareResult) -> Iterator[Table]:

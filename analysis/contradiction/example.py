@@ -10,7 +10,15 @@ from torch import nn
 
 from analysis.capture import family_of
 from analysis.contradiction.entries import Entries, entries
-from analysis.contradiction.layer import Captured, captured, direction_mass, reach, reversed_steps, substitute
+from analysis.contradiction.layer import (
+    Captured,
+    captured,
+    direction_mass,
+    reach,
+    replacements,
+    reversed_steps,
+    substitute,
+)
 from analysis.contradiction.metrics import cosine, log_change
 from analysis.contradiction.probe import layer_inputs
 from analysis.contradiction.result import ContradictionResult
@@ -93,7 +101,7 @@ def find_example(
         if len(between) > MOST_BETWEEN:
             between = between[np.linspace(0, len(between) - 1, MOST_BETWEEN).round().astype(int)]
         rng = np.random.default_rng(seed)
-        others = (between + rng.integers(1, hidden.shape[1], len(between))) % hidden.shape[1]
+        others = replacements(capture, between, rng)
         before = _relation(capture, scope, i, k)
         changes = []
         for place, other in zip(between.tolist(), others.tolist(), strict=True):

@@ -62,7 +62,7 @@ def measure_layer(
     margin = reach(captures[0])
     length = hidden.shape[1]
     places = draw_mediators(length, margin, mediators, rng)
-    others = (places + rng.integers(1, max(length, 2), len(places))) % max(length, 1)
+    others = replacements(captures[0], places, rng)
     triples = [draw_triples(length, margin, _steps(places, capture), PAIRS, rng) for capture in captures]
     plain = draw_triples(length, 1, draw_mediators(length, 1, mediators, rng), PAIRS, rng)
     sensitivity = Sensitivity(captures, scopes, triples)
@@ -96,6 +96,27 @@ def captured(
 def reach(capture: Captured) -> int:
     """The least distance at which no token feels another through the convolution: its width, or 1 without one."""
     return capture.conv_weight.shape[1] if isinstance(capture, Capture) else 1
+
+
+def replacements(
+    capture: Captured, places: Int[np.ndarray, " j"], rng: np.random.Generator
+) -> Int[np.ndarray, " j"]:
+    """For each place the position of another token of the clip, drawn among all that take part in the layer.
+
+    In attention over time the class token does not, and its place in the input holds zeros.
+    """
+    length = capture.hidden.shape[1]
+    drawn = (places + rng.integers(1, max(length, 2), len(places))) % max(length, 1)
+    allowed = capture.allowed if isinstance(capture, AttentionCapture) else None
+    if allowed is None:
+        return drawn
+    part = np.flatnonzero(allowed.any(1).cpu().numpy())
+    # A token that takes no part gives way to the next that does.
+    turned = [np.roll(part, -int(np.searchsorted(part, other))) for other in drawn]
+    return np.array(
+        [next((t for t in at if t != place), place) for place, at in zip(places, turned, strict=True)],
+        dtype=int,
+    )
 
 
 def substitute(hidden: Float[Tensor, "1 L M"], place: int, other: int) -> Float[Tensor, "1 L M"]:

@@ -134,7 +134,7 @@ def _explained(m: Measurement, clips: ClipValues) -> Measurement:
         measure_name = m.quantity.partition("_")[0]
         left_out = 100 * float(clips.values[f"{measure_name}_left_out"].mean())
         if left_out > 0:
-            said.append(f"{left_out:.2g} % of channels and triples are 0 and left out")
+            said.append(f"{left_out:.3g} % of channels and triples are 0 and left out")
     if m.quantity == "transitivity_residual" and _masked(clips):
         said.append("1 by structure, as the mask makes alpha_jj 0; see transitivity_unmasked")
     return replace(m, note="; ".join([*said, *filter(None, [m.note])]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
@@ -13,7 +14,7 @@ from analysis.contradiction.example import Example
 from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.metrics import BINS
 from analysis.contradiction.result import ContradictionResult, Side
-from analysis.plots import LOOKS, new_axes, no_data, points, styled, whole_numbers
+from analysis.plots import LOOKS, new_axes, no_data, points, styled
 
 MEASURES: Mapping[str, str] = {
     "mediator_sensitivity": "mediator_quantiles",
@@ -23,13 +24,8 @@ MEASURES: Mapping[str, str] = {
 }
 """The four measures, and the distribution of each."""
 
-OVER: Mapping[str, str] = {
-    "mediator_sensitivity": "channels or heads, and triples",
-    "transitivity_unmasked": "channels or heads, and triples",
-    "block_rank": "channels or heads",
-    "contradictory_mass": "rows",
-}
-"""What each is a distribution over."""
+PARTS: Mapping[str, str] = {"ssm": "channels or heads", "mixer": "channels or outputs", "contribution": ""}
+"""What a scope has a matrix for each of: the scan's channels, self-attention's heads or outputs; or one in all."""
 
 CONTROL: Mapping[str, Any] = {"color": "#009E73", "linestyle": ":", "marker": "^"}
 OTHER: Mapping[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "D"}
@@ -77,11 +73,22 @@ def plot_distribution(result: ContradictionResult, measure: str, scope: str, ax:
         )
     if not seen:
         no_data(ax, "no data: see the notes")
-    _scale(result, measure, scope, ax)
+    _scale(result, measure, scope, ax, np.concatenate(seen) if seen else np.zeros(0))
     ax.set(xlabel="layer", ylabel=label_of(measure))
     ax.set_xticks(*_layer_ticks(result.layers))
-    ax.set_title(f"over {OVER[measure]}")
+    ax.set_xlim(-0.5, len(result.layers) - 0.5)
+    ax.set_title(_over(measure, scope))
     return ax
+
+
+def _over(measure: str, scope: str) -> str:
+    """What a measure's distribution in a scope is over."""
+    parts = PARTS[scope]
+    if measure == "contradictory_mass":
+        return "over rows"
+    if measure == "block_rank":
+        return f"over {parts}" if parts else "one matrix a clip"
+    return f"over {parts}, and triples" if parts else "over triples"
 
 
 def _layer_ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
@@ -89,10 +96,12 @@ def _layer_ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
     return list(range(0, len(layers), every)), [str(layer) for layer in layers[::every]]
 
 
-def _scale(result: ContradictionResult, measure: str, scope: str, ax: Axes) -> None:
+def _scale(
+    result: ContradictionResult, measure: str, scope: str, ax: Axes, drawn: Float[np.ndarray, "*n"]
+) -> None:
     """The axis that suits a measure, and the values that it is read against."""
     if measure == "mediator_sensitivity":
-        ax.set_yscale("log")
+        _log_scale(ax, drawn)
     elif measure == "transitivity_unmasked":
         ax.set_ylim(-0.02, 1.02)
     elif measure == "contradictory_mass":
@@ -114,6 +123,16 @@ def _scale(result: ContradictionResult, measure: str, scope: str, ax: Axes) -> N
             )  # fmt: skip
 
 
+def _log_scale(ax: Axes, drawn: Float[np.ndarray, "*n"]) -> None:
+    """A log axis; linear below the smallest value above 0 where some are exactly 0, so that they are seen too."""
+    if (drawn == 0).any():
+        positive = drawn[drawn > 0] if (drawn > 0).any() else np.ones(1)
+        ax.set_yscale("symlog", linthresh=positive.min())
+        ax.set_ylim(-0.5 * positive.min(), 1.5 * positive.max())
+    else:
+        ax.set_yscale("log")
+
+
 def label_of(quantity: str) -> str:
     """A quantity's name as an axis label, with its unit where it has one."""
     known = QUANTITIES[quantity]
@@ -132,7 +151,7 @@ def plot_by_layer(result: ContradictionResult, quantity: str, scope: str, ax: Ax
     if quantity == "contradictory_mass":
         ax.axhline(1, color="0.3", linewidth=0.9)
     ax.set(xlabel="layer", ylabel=label_of(quantity))
-    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_xticks(result.layers[:: max(1, len(result.layers) // 8)])
     return ax
 
 
@@ -140,18 +159,21 @@ def plot_by_layer(result: ContradictionResult, quantity: str, scope: str, ax: Ax
 def plot_by_lag(result: ContradictionResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
     """Mediator sensitivity by octave of the lag between the two tokens, with its interval over clips."""
     ax = new_axes(ax)
+    drawn = []
     for side, direction, label, look in lines(result):
         curve = side.curve(layer, direction, scope, "mediator_by_lag")
         if not np.isfinite(curve.value).any():
             continue
+        drawn.append(curve.value)
         lag = 2.0 ** np.arange(len(curve.value))
         ax.plot(lag, curve.value, **look, label=label)
         if curve.low is not None and curve.high is not None:
             ax.fill_between(lag, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
+            drawn += [curve.low, curve.high]
     if ax.lines:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.set_yscale("log")
+        _log_scale(ax, np.concatenate(drawn))
     else:
         no_data(ax, "no triples: see the notes")
     ax.set(xlabel="lag i - k, from (tokens)", ylabel="sensitivity (nats)")

@@ -15,7 +15,7 @@ from analysis.contradiction.probe import Probed, probe
 from analysis.contradiction.result import ContradictionResult, Side
 from analysis.inputs import DistinctFrames, Sample
 from analysis.pretrained import is_folder
-from analysis.request import Request, RequestError, Step, checkpoint_info, layout_record
+from analysis.request import Request, RequestError, Step, checkpoint_info, layout_record, name_of
 from analysis.results import CheckpointInfo, Layout, replacing, save, write_csv
 from analysis.subject import Subject, subject_of
 from analysis.unfinished import Unfinished
@@ -122,7 +122,7 @@ def run_on(
         )
 
     probed = probed_of(subject.model, 0, shown)
-    sides = [_side(str(config.name), None, probed, request)]
+    sides = [_side(name_of(request.checkpoint), None, probed, request)]
     if control is not None:
         other = probed_of(control.model, count, subject.samples()[2])
         sides.append(_side(control.label, control.checkpoint, other, request))

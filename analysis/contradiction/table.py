@@ -8,13 +8,14 @@ from rich.table import Table
 from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.result import ContradictionResult, Side
 from analysis.results import Measurement
-from analysis.tables import gaps, number, with_interval
+from analysis.tables import gaps, number, thousandths, with_interval
 
 CAPTION = (
     "m–n: 95 % interval over clips. Mediator: sensitivity of a relation to a token between; ratio: that of two "
-    "relations of one row to each other, without what is common to the row. Residual: of transitivity; unmasked: "
-    "of the same scan without its mask. Rank: effective, beside its bound. Logits: before the softmax, where there is "
-    "one. Mass: 1 blind to similarity, above 1 contradictory. -: a gap, see below."
+    "relations of one row to each other, without what is common to the row; both, and logits, in 0.001 nats. "
+    "Residual: of transitivity; unmasked: of the same scan without its mask. Rank: effective, beside its bound. "
+    "Logits: before the softmax, where there is one. Mass: 1 blind to similarity, above 1 contradictory. "
+    "-: a gap, see below."
 )
 
 SHOWN = (
@@ -24,7 +25,7 @@ SHOWN = (
 """The quantities of the table's columns."""
 
 COLUMNS = (
-    "mediator\n(nats)",
+    "mediator\n10⁻³ nats",
     "\nratio",
     "\nlogits",
     "resid-\nual",
@@ -64,9 +65,9 @@ def _cells(side: Side, layer: int, direction: str, scope: str) -> Iterator[str]:
     def find(quantity: str) -> Measurement:
         return side.measurement(layer, direction, scope, quantity)
 
-    yield with_interval(find("mediator_sensitivity"))
-    yield number(find("mediator_relative").value)
-    yield number(find("mediator_logits").value)
+    yield with_interval(thousandths(find("mediator_sensitivity")))
+    yield number(thousandths(find("mediator_relative")).value)
+    yield number(thousandths(find("mediator_logits")).value)
     yield number(find("transitivity_residual").value)
     yield with_interval(find("transitivity_unmasked"))
     yield with_interval(find("block_rank"))

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from analysis.compare import __main__ as cli
-from analysis.compare import plots
+from analysis.compare import faithful, plots
 from analysis.compare.result import CompareResult
 from analysis.compare.run import model_names
 from analysis.decay import __main__ as decay
 from analysis.decay.result import DecayResult
-from analysis.results import from_json, load
+from analysis.results import from_json, load, to_json
 from analysis.tables import number
 from tests.analysis.models import TINY
 from tests.analysis.test_families import timesformer, videomae
@@ -123,6 +123,48 @@ def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoint
     assert drawn == {"time", "space"}
 
 
+def test_an_interrupted_comparison_goes_on_and_ends_alike(checkpoints, tmp_path, capsys, monkeypatch):
+    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"], "--clips", 2, "--layers", 1)
+    flags = (*flags, *FAST, "--json")
+    assert run(*flags) == 0
+    wanted = from_json(CompareResult, capsys.readouterr().out)
+    out, done, again = tmp_path / "both", [], []
+
+    def stopping(*arguments):
+        if len(done) == 3:  # Both clips of the first model are done, and one of the second.
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return one_clip(*arguments)
+
+    one_clip = faithful._one_clip
+    with monkeypatch.context() as patch:
+        patch.setattr(faithful, "_one_clip", stopping)
+        assert run(*flags, "--out", out) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    probes = ("contradiction", "decay", "deletion")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"both.unfinished-{index}-{probe}" for index in (0, 1) for probe in probes
+    ]
+    monkeypatch.setattr(faithful, "_one_clip", lambda *a: again.append(a) or one_clip(*a))
+    assert run(*flags, "--out", out) == 0
+    found = from_json(CompareResult, capsys.readouterr().out)
+    assert len(again) == 1
+    for one, other in zip(found.models, wanted.models, strict=True):
+        assert to_json(one.faithfulness) == to_json(other.faithfulness)
+        assert one.decay.measurements == other.decay.measurements
+        assert one.contradiction.probed.measurements == other.contradiction.probed.measurements
+    assert [path.name for path in tmp_path.iterdir()] == ["both"]
+
+
+def test_a_folder_of_others_is_left_alone(checkpoints, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    both = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"])
+    error = wrong(capsys, *both, "--clips", 1, *FAST, "--out", tmp_path / "mine")
+    assert "holds 'thesis.tex', which no earlier run wrote" in error
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
 def wrong(capsys, *arguments):
     assert run(*arguments) == 2
     error = capsys.readouterr().err
@@ -151,8 +193,7 @@ def test_a_model_without_a_head_has_a_stated_gap(checkpoints, tmp_path, capsys):
     assert "features: no head" in " ".join(capsys.readouterr().out.split())
 
 
-def test_names_drop_what_all_begin_with():
-
+def test_names_drop_what_all_begin_with(tmp_path):
     def names(*paths):
         return model_names([Path(path) for path in paths])
 
@@ -160,3 +201,8 @@ def test_names_drop_what_all_begin_with():
     assert names("a/x.pt", "b/x.pt") == ["x (1)", "x (2)"]
     assert names("best.pt", "last.pt") == ["best", "last"]
     assert names("run_a.pt", "run.pt") == ["run_a", "run"]
+    (tmp_path / "videomae-v1.5").mkdir()
+    assert names(tmp_path / "videomae-v1.5", "vivit.b") == [
+        "videomae-v1.5",
+        "vivit",
+    ]  # A folder has no ending.

@@ -119,6 +119,13 @@ def test_the_table_fits_and_says_what_the_control_is(checkpoint, capsys):
     for part in ("scope ssm", "2 x photo-pan, seed 0", "self-attention, untrained, seed 0", "fresh weights"):
         assert part in said
     assert "…" not in text
+    # Of its own size, to three digits.
+    assert cli.main(["--ckpt", str(checkpoint), *FEW, "--json"]) == 0
+    result = from_json(ContradictionResult, capsys.readouterr().out)
+    m = result.control.measurement(1, "both", "ssm", "mediator_sensitivity")
+    (line,) = [line for line in text.splitlines() if line.split()[:2] == ["1", "both"]]
+    assert float(line.split()[2]) == pytest.approx(1000 * m.value, rel=0.005)
+    assert "both, and logits, in 0.001 nats" in said
 
 
 def test_an_interrupted_run_goes_on_and_ends_alike(checkpoint, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,15 @@ import torch
 from analysis.capture import AttentionCapture, Capture
 from analysis.capture.recorder import family_of
 from analysis.contradiction.entries import entries, logits
-from analysis.contradiction.layer import Sensitivity, direction_mass, measure_layer, reach, substitute
+from analysis.contradiction.layer import (
+    Sensitivity,
+    captured,
+    direction_mass,
+    measure_layer,
+    reach,
+    replacements,
+    substitute,
+)
 from analysis.contradiction.metrics import cosine
 from analysis.contradiction.probe import layer_inputs, probe
 from analysis.contradiction.rank import block_rank
@@ -93,6 +101,33 @@ def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
             found = sensitivity.values(capture, scope, drawn)
             for name, total in sums.items():
                 assert found[name] == pytest.approx(float(total / weights[name]), rel=1e-6, abs=1e-10), name
+
+
+def test_out_of_reach_no_term_of_either_token_moves_and_one_nearer_some_does(layer):
+    place = 6
+    changed = layer.again(substitute(layer.hidden, place, 1))
+    for before, after in zip(layer.captures, changed, strict=True):
+        if isinstance(before, AttentionCapture):
+            assert moved(before.k, after.k, -2) | moved(before.v, after.v, -2) == {place}
+            assert reach(before) == 1
+            continue
+        far, back = reach(before), before.conv_reversed
+        terms = set().union(*(moved(getattr(before, n), getattr(after, n), -1) for n in ("delta", "B", "C")))
+        # A convolution carries the change to as many tokens as it is wide, the token itself among them.
+        assert terms == set(range(place - far + 1, place + 1) if back else range(place, place + far))
+        assert moved(before.z, after.z, -1) == moved(before.x, after.x, -1) == {place}
+        # In the wider scopes a column gathers the tokens that its taps end in: of the nearest column that is allowed,
+        # those up to the mediator's neighbour where the convolution runs with the scan.
+        j = LENGTH - 1 - place if before.reverse else place
+        sources = range(j - far, j) if back == before.reverse else range(j - 2 * far + 1, j - far + 1)
+        at = {LENGTH - 1 - s if before.reverse else s for s in sources}
+        assert not at & moved(before.conv_slope(), after.conv_slope(), -1)
+
+
+def moved(before, after, axis):
+    """Positions along an axis at which anything differs."""
+    changed = (before != after).movedim(axis, 0).flatten(1).any(1)
+    return set(changed.nonzero().flatten().tolist())
 
 
 def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
@@ -228,6 +263,24 @@ def test_models_of_others_are_probed_alike(model, directions):
         if directions != {"forward"}:
             assert values.values["mediator_logits"] == 0
             assert values.values["mediator_relative"] < 1e-12
+
+
+@pytest.mark.parametrize("direction", ["time", "space"])
+def test_what_replaces_a_mediator_is_a_token_of_the_clip(direction):
+    model = families.timesformer("divided_space_time")
+    sample = Sample(families.pixels(3, batch=1)[0], "clip")
+    with torch.no_grad():
+        inputs = layer_inputs(model, sample, [1])[1]
+        hidden = next(hidden for hidden, directions in inputs if direction in directions)
+        (capture,) = captured(family_of(model), model, 1, hidden, [direction])
+    # Attention over time leaves the class token out: what stands in its place is no token.
+    assert bool((hidden[0, 0] == 0).all()) == (direction == "time")
+    places, met = np.arange(1, 12), set()
+    for seed in range(60):
+        others = replacements(capture, places, np.random.default_rng(seed))
+        assert (others != places).all()
+        met |= set(others.tolist())
+    assert met == set(range(1 if direction == "time" else 0, 13))
 
 
 def test_a_class_row_that_is_a_mean_of_softmaxes_is_read_as_one():
