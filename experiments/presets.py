@@ -112,8 +112,11 @@ class Preset(BaseModel):
 
 def explain(error: ValidationError) -> str:
     """What is wrong with a configuration, in one line: each field's place and its problem."""
-    said = []
-    for problem in error.errors():
+    said, problems = [], error.errors()
+    for problem in problems:
+        where = problem["loc"]
+        if any(other["loc"][: len(where)] == where != other["loc"] for other in problems):
+            continue  # what is wrong within it has made the whole wrong
         place = ".".join(map(str, problem["loc"]))
         text = "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
         said.append(": ".join(filter(None, (place, text.removeprefix("Value error, ")))))

@@ -12,6 +12,12 @@ from experiments.data.pieces import ORANGE, check_classes, digit_pools, generato
 DIGITS = 10
 
 
+def blind_guess(num_frames: int, digits: int = DIGITS) -> float:
+    """The accuracy of a guess at the class that most frames of a clip show, without regard to the mark: what recall
+    has to surpass."""
+    return math.ceil(num_frames / math.ceil(digits / 2)) / num_frames
+
+
 @final
 class Recall(ClipDataset):
     """T frames with a handwritten digit each; one frame, the cue, has an orange edge, and its digit is the label. Ours.
@@ -19,8 +25,9 @@ class Recall(ClipDataset):
     The cue's frame is uniform, and independent of the label. A clip shows half of the K classes, drawn at random, as
     evenly as T allows; which frames hold which class is otherwise random, and so are the samples and their places. So
     chance is 1 / K, and a guess at the clip's most frequent class, without regard to the mark, is right in
-    ceil(T / m) / T of clips, m = ceil(K / 2): 25 % of 8 frames, 20 % of 10. What is above that is recall. Were all
-    classes in every clip, a model would learn nothing of digits before it heeds the mark, and small ones do not start.
+    ceil(T / m) / T of clips, m = ceil(K / 2) (`blind_guess`): 25 % of 8 frames, 20 % of 10. What is above that is
+    recall. Were all classes in every clip, a model would learn nothing of digits before it heeds the mark, and small
+    ones do not start.
 
     Args:
         split: "train" or "held-out": disjoint, fixed sets of handwritten samples (`digits.split_samples`).

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.tables import number
 from experiments.cell import ROWS
+from experiments.data.recall import blind_guess
 from experiments.report.accuracy_figures import accuracy_illustrations
 from experiments.report.correlation_figures import correlation_illustrations
 from experiments.report.illustration import Block, Judged, Section, Table
@@ -15,7 +16,7 @@ from experiments.report.measures import MEASURES
 from experiments.report.names import base_labels, base_setting, variant_label
 from experiments.report.numbers import interval, p_value, percent, points
 from experiments.report.probe_figures import probe_illustrations
-from experiments.report.probed import probe_label, probe_tables
+from experiments.report.probed import SCOPE, SHOWN, gaps, probe_label, probe_tables
 from experiments.report.provenance import provenance
 from experiments.report.saved import SavedGrid
 from experiments.report.sources import ARXIV, disagreement
@@ -187,15 +188,25 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
         *("model", "parameters", "accuracy", "seeds", f"less {variant_label(REFERENCE)}, points"),
         *("bootstrap", "McNemar p", "Holm"),
     )
-    caption = f"Chance is {percent(accuracy['chance'].iloc[0])}. {base_setting(cells)}."
+    chance = f"Chance is {percent(accuracy['chance'].iloc[0])}"
+    if cells["task"].iloc[0] == "recall":
+        blind = blind_guess(int(cells["frames"].iloc[0]))
+        chance += (
+            f", and a guess at a clip's most frequent digit, blind to the mark, is right in {percent(blind)}"
+        )
+    caption = f"{chance}. {base_setting(cells)}."
     return Table(caption, head, lines, frozenset(marked))
 
 
 def _probes(measured: Measured) -> Iterator[Block]:
     curves = dict(_by_base(measured.probe_profiles, measured))
+    cells = measured.grid.cells
+    probes = measured.grid.tables["probes"].merge(cells[["cell", *base_fields(cells)]], on="cell")
+    of_base = dict(_by_base(probes, measured))
     for base, rows in _by_base(measured.probe_summary, measured):
         figures = probe_illustrations(base, rows, curves[base])
-        yield Block(heading=base, tables=tuple(probe_tables(rows)), figures=tuple(figures))
+        missing = gaps(of_base[base], {name: SCOPE for names in SHOWN.values() for name in names})
+        yield Block(heading=base, text=missing, tables=tuple(probe_tables(rows)), figures=tuple(figures))
 
 
 def _by_base(table: pd.DataFrame, measured: Measured) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -219,6 +230,7 @@ def _correlations(measured: Measured) -> Iterator[Block]:
             "tables/correlations.csv. An association over few variants does not say why.",
         )
     )
+    probes = measured.grid.tables["probes"].merge(measured.grid.cells[["cell", "task"]], on="cell")
     drawn = list(correlation_illustrations(measured.grid.cells, measured.grid.tables["probes"]))
     for task in dict.fromkeys(table["task"]):
         rows = [
@@ -240,7 +252,10 @@ def _correlations(measured: Measured) -> Iterator[Block]:
         )
         figures = tuple(figure for at, figure in drawn if at == task)
         yield Block(
-            heading=task, tables=(Table(f"Correlation with accuracy, {task}", head, rows),), figures=figures
+            heading=task,
+            text=gaps(probes[probes["task"] == task], QUANTITIES),
+            tables=(Table(f"Correlation with accuracy, {task}", head, rows),),
+            figures=figures,
         )
 
 

@@ -106,6 +106,22 @@ def quantities(rows: pd.DataFrame, probe: str) -> list[str]:
     return [quantity for quantity in SHOWN[probe] if quantity in set(rows["quantity"])]
 
 
+def gaps(probes: pd.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
+    """Which quantities no model has a number of, and why, as a sentence.
+
+    Args:
+        probes: rows of a grid's table.
+        scopes: the quantities that should be there, and the scope of each.
+    """
+    chosen = probes[probes["scope"] == probes["quantity"].map(scopes)]
+    missing = chosen[chosen["value"].isna().groupby(chosen["quantity"]).transform("all")]
+    said = [
+        f"{probe_label(str(quantity))}, {' or '.join(dict.fromkeys(rows['note']))}"
+        for quantity, rows in missing.groupby("quantity", sort=False)
+    ]
+    return (f"Not measured: {'; '.join(said)}.",) if said else ()
+
+
 def probe_tables(rows: pd.DataFrame) -> Iterator[Table]:
     """A table a probe of one base, a line a variant: trained with its interval, and before."""
     for probe in SHOWN:

@@ -278,6 +278,17 @@ def test_a_wrong_configuration_is_one_line(tmp_path, change, told):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wrong_change_is_told_and_nothing_that_follows_from_it(tmp_path):
+    content = json.loads(TINY_GRID.model_dump_json())
+    content["blocks"][0]["changes"] = {"variants": ["attention"]}
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {tmp_path / 'grid.json'}: not a grid: blocks.0: variants: there is no such field\n"
+    )
+
+
 def test_a_wrong_seed_is_one_line(tmp_path):
     (tmp_path / "grid.json").write_text(
         json.dumps({**json.loads(TINY_GRID.model_dump_json()), "seeds": [0, -1]})

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report.probed import shown
+from experiments.report.probed import gaps, shown
 from experiments.report.saved import read_grid
 from experiments.report.svg import inline_svg
 from experiments.report.viewer import DECADES, pack, pack_rows
@@ -67,6 +67,20 @@ def test_what_does_not_fit_in_the_page_is_left_out_and_counted(report):
     # Each model keeps its first clip and last layer.
     assert all(model["clips"][0]["layers"].keys() >= {"1"} for model in part.data["models"])
     assert pack(grid, budget=0).data["models"] == []
+
+
+def test_what_no_model_has_a_number_of_is_said_with_its_reason():
+    rows = [
+        ("a", "ssm", "mediator_sensitivity", None, "5 tokens: a triple takes 9"),
+        ("b", "ssm", "mediator_sensitivity", None, "5 tokens: a triple takes 9"),
+        ("b", "contribution", "mediator_sensitivity", 1.0, ""),
+        ("a", "ssm", "block_rank", None, "the block is 0 in a clip"),
+        ("b", "ssm", "block_rank", 2.0, ""),
+    ]
+    probes = pd.DataFrame(rows, columns=["cell", "scope", "quantity", "value", "note"])
+    asked = {"mediator_sensitivity": "ssm", "block_rank": "ssm"}
+    assert gaps(probes, asked) == ("Not measured: mediator sensitivity (nats), 5 tokens: a triple takes 9.",)
+    assert gaps(probes, {"mediator_sensitivity": "contribution", "block_rank": "ssm"}) == ()
 
 
 def test_figures_that_stand_in_one_page_share_no_id():

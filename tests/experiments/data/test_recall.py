@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from experiments.data import Recall
+from experiments.data.recall import blind_guess
 from tests.experiments.data import decode
 
 
@@ -48,6 +49,20 @@ def test_half_of_the_classes_are_spread_evenly_over_the_frames(frames, digits):
         counts = np.bincount(clip, minlength=digits)
         assert np.count_nonzero(counts) == min(frames, digits // 2)
         assert np.ptp(counts[counts > 0]) <= 1
+
+
+@pytest.mark.parametrize(("frames", "digits"), [(16, 10), (7, 4)])
+def test_a_guess_that_is_blind_to_the_mark_is_right_as_often_as_told(frames, digits):
+    dataset = Recall("train", frames, decode.SIZE, seed=4, size=320, digits=digits)
+    classes, _, _ = read(dataset)
+    counts = [np.bincount(clip, minlength=digits) for clip in classes]
+    guesses = [
+        int(np.random.default_rng(i).permutation(np.flatnonzero(n == n.max()))[0])
+        for i, n in enumerate(counts)
+    ]
+    right = sum(guess == dataset.label(i) for i, guess in enumerate(guesses))
+    assert stats.binomtest(right, 320, blind_guess(frames, digits)).pvalue > 1e-3
+    assert stats.binomtest(right, 320, 1 / digits).pvalue < 1e-3
 
 
 def test_no_frame_without_the_mark_tells_the_label():
