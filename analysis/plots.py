@@ -5,7 +5,7 @@ ax)``. Directions differ in line style and marker as well as in colour, so figur
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
@@ -223,7 +223,13 @@ def plot_half_lives(result: DecayResult, scope: str, ax: Axes | None = None) -> 
                 markerfacecolor="none" if beyond else look["color"],
                 linestyle="none",
             )
-            ax.annotate(str(layer), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            ax.annotate(
+                str(layer),
+                (x, y),
+                xytext=(4, 4 if direction == "forward" else -9),
+                textcoords="offset points",
+                fontsize=7,
+            )
             values += [x, y, near.value or x]
         ax.plot([], [], linestyle="none", marker=look["marker"], color=look["color"], label=direction)
     if values:
@@ -321,8 +327,8 @@ def plot_by_layer(result: DecayResult, quantity: str, scope: str, ax: Axes | Non
     for shift, direction in _side_by_side(result.directions, 0.06):
         rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
         points(ax, np.array(result.layers) + shift, rows, direction, LOOKS[direction])
-    ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_ylabel(quantity_label(quantity))
+    layer_axis(ax, result.layers)
     ax.set_title(f"scope {scope}")
     ax.legend(loc="best")
     return ax
@@ -345,29 +351,18 @@ def plot_models(
         if direction in result.directions:
             rows = [result.measurement(layer, direction, scope, quantity) for layer in result.layers]
             points(ax, np.array(result.layers) + shift, rows, name, look)
-    ax.set(xlabel="layer", ylabel=quantity_label(quantity))
-    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_ylabel(quantity_label(quantity))
+    layer_axis(ax, [layer for made in results.values() for layer in made.layers])
     ax.set_title(f"{direction}, scope {scope}")
     ax.legend(loc="best")
     return ax
 
 
-@styled
-def plot_differences(differences: Sequence[Measurement], ax: Axes | None = None) -> Axes:
-    """Differences of one quantity by layer and direction, with paired intervals and a line at zero."""
-    ax = new_axes(ax)
-    directions = dict.fromkeys(d.direction for d in differences)
-    for shift, direction in _side_by_side(tuple(directions), 0.08):
-        rows = [d for d in differences if d.direction == direction]
-        look = {**LOOKS[direction], "linestyle": "none"}
-        points(ax, np.array([row.layer for row in rows]) + shift, rows, direction, look)
-    ax.axhline(0, color="0.3", linewidth=0.9)
-    first = differences[0]
-    ax.set(xlabel="layer", ylabel=f"difference in {quantity_label(first.quantity)}")
-    ax.xaxis.set_major_locator(whole_numbers())
-    ax.set_title(f"scope {first.scope}")
-    ax.legend(loc="best")
-    return ax
+def layer_axis(ax: Axes, layers: Iterable[int]) -> None:
+    """Label the axis of layers, with ticks at those that were probed: all, or evenly some of many."""
+    probed = sorted(set(layers))
+    ax.set_xlabel("layer")
+    ax.set_xticks(probed[:: max(1, len(probed) // 8)])
 
 
 def quantity_label(quantity: str) -> str:

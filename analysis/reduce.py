@@ -21,7 +21,7 @@ from torch import Tensor
 from analysis.implicit import AttentionMatrix
 from analysis.strips import strips
 from analysis.weights import normalise
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 # A row's keys hold 90 % of its weight where their sum is at least this: 0.9 less the rounding of a sum of L terms.
 HELD = 0.9 - 1e-9

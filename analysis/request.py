@@ -20,7 +20,8 @@ from analysis.pretrained import LoadedFolder, is_folder, load_hf
 from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
 from analysis.weights import SCOPES, Scope
 from vmp.checkpoint import Loaded, read_checkpoint
-from vmp.config import ModelConfig, TokenLayout
+from vmp.config import ModelConfig
+from vmp.layout import TokenLayout
 
 DEFAULT_CLIPS = 8
 DEFAULT_LENGTH = 512

@@ -26,7 +26,8 @@ from analysis.request import (
 from analysis.results import Provenance
 from analysis.weights import Scope
 from vmp.checkpoint import Loaded
-from vmp.config import ModelConfig, TokenLayout
+from vmp.config import ModelConfig
+from vmp.layout import TokenLayout
 
 
 class Shown(Protocol):

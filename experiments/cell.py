@@ -29,6 +29,7 @@ from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
 from experiments.probing import attention_rows, probe_tables
 from experiments.runs import METRICS, write_atomically, write_text
+from experiments.statistics.tables import sees_frames
 from experiments.tables import write_rows
 from experiments.training.config import TrainConfig
 from experiments.training.loop import train
@@ -40,8 +41,7 @@ CELL = "cell.json"
 FAILED = "failed.txt"
 ROWS = "rows.npz"
 VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")
-"""The models of math.md section 6 in their order; differences are to `REFERENCE`."""
-REFERENCE = "videomamba"
+"""The models of math.md section 6 in their order."""
 
 HELD_BYTES = 2**30
 """Clips of a split that take no more are made once and held in memory; more are made whenever they are needed."""
@@ -228,6 +228,7 @@ class _Cell:
             **config.model_dump(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "chance": 1 / len(held_out.classes),
+            "blind": held_out.blind,
             "n_test": len(held_out),
             "accuracy": evaluation.accuracy,
             "weights_sha256": loaded.weights_sha256,
@@ -269,7 +270,7 @@ def _reading(config: CellConfig, cue_frame: int) -> dict[str, Any]:
     """
     if config.class_token == "none":
         return {"read_direction": "pooled", "read_distance": config.frames - 1 - cue_frame}
-    if config.model().directions == "forward" and config.model().mixer == "mamba":
+    if not sees_frames(config.variant, config.class_token):
         return {"read_direction": "none", "read_distance": None}
     return {"read_direction": "backward", "read_distance": cue_frame + 1}
 

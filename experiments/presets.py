@@ -30,7 +30,9 @@ from typing import Annotated, Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.cell import REFERENCE, VARIANTS, CellConfig
+from experiments.cell import VARIANTS, CellConfig
+from experiments.data.tasks import CONTROLLED
+from experiments.statistics.tables import REFERENCE
 
 
 @final
@@ -199,7 +201,6 @@ _LARGE = CellConfig(
 )
 _VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
 _SIZES = {"d_state": (4, 64), "depth": (1, 4)}
-_TASKS = ("recall", "relation", "direction")
 _READ_OUTS = ("first", "none")
 _LENGTHS = {"recall": (8, 16, 32), "relation": (5, 6, 8), "direction": (8, 16, 32)}
 
@@ -230,7 +231,7 @@ PRESETS: Mapping[str, Preset] = {
                 # Frames of one token, but where what moves is to be seen.
                 image_size=16 if task == "direction" else 8,
             )
-            for task in _TASKS
+            for task in CONTROLLED
             for read_out in _READ_OUTS
             for frames in _LENGTHS[task]
         ),
@@ -238,7 +239,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "gpu": Preset(
         blocks=tuple(
-            _block(_LARGE, task=task, class_token=read_out) for task in _TASKS for read_out in _READ_OUTS
+            _block(_LARGE, task=task, class_token=read_out) for task in CONTROLLED for read_out in _READ_OUTS
         ),
         seeds=(0, 1, 2),
     ),

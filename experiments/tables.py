@@ -3,7 +3,8 @@
 Each cell writes its rows of every table into its own folder; the grid's tables are those rows, cells in the preset's
 order. `times` stands apart, as all other tables are the same bits in two runs with the same seeds on one CPU.
 
-    cells        one row a cell: its configuration and its accuracy on the n_test held-out clips
+    cells        one row a cell: its configuration and its accuracy on the n_test held-out clips, beside chance and
+                 what a guess attains that is blind to what the task asks (`ClipDataset.blind`)
     predictions  one row a held-out clip: what the model said of it, and the conditions that the clip was made under
     training     one row a logged step
     probes       one row a quantity of `analysis.decay` or `analysis.contradiction`, with its interval over clips
@@ -61,6 +62,7 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType]] = {
         **_CELL,
         "parameters": _WHOLE,
         "chance": _REAL,
+        "blind": _REAL,
         "n_test": _WHOLE,
         "accuracy": _REAL,
         "weights_sha256": _TEXT,

@@ -17,6 +17,7 @@ CHECKED = [
     "vmp.scan.chunked",
     "vmp.scan.plain",
     "vmp.config",
+    "vmp.layout",
     "vmp.mixer",
     "vmp.attention",
     "vmp.model",

@@ -4,7 +4,8 @@
 __version__ = "0.1.0"
 
 from vmp.checkpoint import load_checkpoint, save_checkpoint
-from vmp.config import ModelConfig, TokenLayout
+from vmp.config import ModelConfig
+from vmp.layout import TokenLayout
 from vmp.model import LanguageModel, VideoModel, create_model
 from vmp.scan import available_backends, selective_scan
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vmp.attention import SelfAttentionMixer
-from vmp.config import ModelConfig, TokenLayout, named_config
+from vmp.config import ModelConfig, named_config
+from vmp.layout import TokenLayout
 from vmp.mixer import MambaMixer
 
 _EMBEDDING_STD = 0.02

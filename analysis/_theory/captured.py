@@ -15,7 +15,7 @@ import torch
 from analysis._theory import relations, scans
 from analysis._theory.case import Case
 from analysis.theory import CLAIMS
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 
 @final

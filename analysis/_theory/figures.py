@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis._theory.consequences import RESIDUALS
 from analysis._theory.result import TheoryResult
-from analysis.plots import LOOKS, styled
+from analysis.plots import LOOKS, layer_axis, styled
 
 RESIDUAL_LOOKS: Mapping[str, Mapping[str, Any]] = {
     "none": {"color": "#000000", "linestyle": "-", "marker": "o"},
@@ -112,8 +112,8 @@ def plot_class_evidence(result: TheoryResult, ax: Axes) -> Axes:
         for x, v in zip(at, value, strict=True):
             if v == 0:
                 ax.annotate("0", (x, 0), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-    ax.set(xlabel="layer", ylabel="from other tokens (% of the class row,\nboth directions together)")
-    ax.set_xticks(sorted({c.layer for c in curves}))
+    ax.set_ylabel("from other tokens (% of the class row,\nboth directions together)")
+    layer_axis(ax, [c.layer for c in curves])
     ax.set_title(f"what reaches the class token, scope contribution, {curves[0].n_clips} clips")
     ax.legend(loc="upper left")
     ax.margins(y=0.2)

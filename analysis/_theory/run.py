@@ -23,7 +23,7 @@ from analysis.request import Request, RequestError, provenance
 from analysis.results import Curve, Provenance
 from analysis.subject import subject_of
 from analysis.theory import BROKEN, CLAIMS, check
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 STEPS, CHANNELS = 64, 8
 """How much of each captured scan is read: its first steps, and channels evenly spaced."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis._theory.case import Case, apart, entrywise, held
 from analysis.reduce import LagProfile, reduce
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 from vmp.scan import selective_scan
 
 

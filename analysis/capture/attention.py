@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.softmax import SoftmaxAttention
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 AttentionDirection = Literal["forward", "both", "time", "space"]
 

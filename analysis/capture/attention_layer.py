@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from analysis.capture.attention import AttentionCapture, AttentionDirection
 from analysis.capture.parts import CaptureError
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 
 class Projections(NamedTuple):

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.implicit import ImplicitAttention
-from vmp.config import MaskedFirstStep, Residual, ScanInput, TokenLayout
+from vmp.config import MaskedFirstStep, Residual, ScanInput
+from vmp.layout import TokenLayout
 
 Direction = Literal["forward", "backward"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.attention_layer import Projections, attention_capture, pair, run_video
 from analysis.capture.parts import Site, is_of, needs_evaluation, part
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 NAME = "transformers VideoMAE (VideoMAEModel, VideoMAEForVideoClassification)"
 MODULE = "transformers.models.videomae.modeling_videomae"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from analysis.capture.attention import AttentionCapture
 from analysis.capture.attention_layer import Projections, attention_capture, pair, run_video
 from analysis.capture.parts import CaptureError, Site, first_argument, is_of, needs_evaluation, part
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 NAME = "transformers ViViT (VivitModel, VivitForVideoClassification)"
 MODULE = "transformers.models.vivit.modeling_vivit"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
 from analysis.capture.parts import CaptureError, parameter, part
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 
 def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:

@@ -12,7 +12,7 @@ from analysis.capture.attention import AttentionCapture
 from analysis.capture.capture import Capture
 from analysis.capture.parts import CaptureError, Site, parameter, part
 from vmp.attention import SelfAttentionMixer
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 from vmp.mixer import MambaMixer
 from vmp.model import LanguageModel, VideoModel
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from analysis.capture.recorder import family_of
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 Part = Literal["frame", "tube"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -21,7 +21,7 @@ from analysis.quantities import summarise
 from analysis.results import Measurement
 from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import SCOPES
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 RANDOM = "random"
 MEASURES: Mapping[str, str] = {

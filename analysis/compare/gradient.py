@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from analysis.capture.recorder import family_of
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 
 @final

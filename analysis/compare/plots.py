@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from analysis.bootstrap import percentile_interval, resample_weights
 from analysis.compare.faithful import MEASURES, RANDOM
 from analysis.compare.result import CompareResult, ModelResult
-from analysis.plots import MODEL_LOOKS, new_axes, no_data, points, styled, whole_numbers
+from analysis.plots import MODEL_LOOKS, layer_axis, new_axes, no_data, points, styled, whole_numbers
 from analysis.results import Measurement
 
 LOOKS: Sequence[Mapping[str, Any]] = (
@@ -49,8 +49,8 @@ def plot_quantity(
             points(ax, at, rows, f"{model.name}, {direction}", look)
     if not ax.lines:
         no_data(ax, "no such direction in any model")
-    ax.set(xlabel="layer", ylabel=label)
-    ax.xaxis.set_major_locator(whole_numbers())
+    ax.set_ylabel(label)
+    layer_axis(ax, [m.layer for model in result.models for m in model.decay.measurements])
     ax.set_title(f"{side}, scope contribution")
     return ax
 

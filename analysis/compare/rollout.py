@@ -26,7 +26,7 @@ from torch import Tensor
 from analysis.capture import AttentionCapture, Capture
 from analysis.strips import strips
 from analysis.weights import Scope, normalise, scoped
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 COLUMNS = 256
 """Columns of R that one step multiplies."""

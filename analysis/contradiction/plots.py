@@ -14,7 +14,7 @@ from analysis.contradiction.example import Example
 from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.metrics import BINS
 from analysis.contradiction.result import ContradictionResult, Side
-from analysis.plots import LOOKS, new_axes, no_data, points, styled
+from analysis.plots import LOOKS, layer_axis, new_axes, no_data, points, styled
 
 MEASURES: Mapping[str, str] = {
     "mediator_sensitivity": "mediator_quantiles",
@@ -150,8 +150,8 @@ def plot_by_layer(result: ContradictionResult, quantity: str, scope: str, ax: Ax
         points(ax, np.array(result.layers) + shift, rows, label, look)
     if quantity == "contradictory_mass":
         ax.axhline(1, color="0.3", linewidth=0.9)
-    ax.set(xlabel="layer", ylabel=label_of(quantity))
-    ax.set_xticks(result.layers[:: max(1, len(result.layers) // 8)])
+    ax.set_ylabel(label_of(quantity))
+    layer_axis(ax, result.layers)
     return ax
 
 

@@ -20,7 +20,7 @@ from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
 from analysis.unfinished import Unfinished
 from analysis.weights import Scope
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 from vmp.scan import choose_backend
 
 

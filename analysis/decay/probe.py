@@ -32,7 +32,7 @@ from analysis.reduce import (
 from analysis.softmax import OneSide, Side
 from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import Scope, scoped
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 from vmp.scan import choose_backend
 
 

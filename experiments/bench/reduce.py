@@ -17,7 +17,7 @@ from experiments.bench.peers import OPTIONS
 from experiments.bench.results import Check, Measured, Row
 from experiments.bench.steps import Show, Step
 from experiments.bench.timing import Call, Clock, PeakError, interleave, peak_bytes, wall
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 REDUCERS = (AbsoluteMean, LagProfile, FrameMatrix, RowMass)
 SUBJECT = "reduce"

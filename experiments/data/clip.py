@@ -41,6 +41,11 @@ class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     classes: tuple[str, ...]
     """What each label means, for labels 0, 1, 2, ..."""
 
+    @property
+    def blind(self) -> float:
+        """The accuracy of the best guess that does not do what the task asks: chance, where nothing else is known."""
+        return 1 / len(self.classes)
+
     @abc.abstractmethod
     def __len__(self) -> int: ...
 

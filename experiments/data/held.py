@@ -19,6 +19,10 @@ class HeldClips(ClipDataset):
         self._source = source
         self._frames = [source.frames(index) for index in range(len(source))]
 
+    @property
+    def blind(self) -> float:
+        return self._source.blind
+
     def __len__(self) -> int:
         return len(self._frames)
 

@@ -58,6 +58,10 @@ class Recall(ClipDataset):
         self.classes = tuple(map(str, range(digits)))
         self._size = size
 
+    @property
+    def blind(self) -> float:
+        return blind_guess(self.num_frames, len(self.classes))
+
     def __len__(self) -> int:
         return self._size
 

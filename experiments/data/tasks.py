@@ -7,12 +7,13 @@ from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
 
-_CONTROLLED: dict[str, type[Recall] | type[Relation] | type[Direction]] = {
+CONTROLLED: dict[str, type[Recall] | type[Relation] | type[Direction]] = {
     "recall": Recall,
     "relation": Relation,
     "direction": Direction,
 }
-TASKS = (*_CONTROLLED, "photo-pan", "digits-direction", "digits-digit")
+"""The tasks of the controlled comparison, in their order."""
+TASKS = (*CONTROLLED, "photo-pan", "digits-direction", "digits-digit")
 
 
 def task_dataset(
@@ -31,8 +32,8 @@ def task_dataset(
     Raises:
         ValueError: for another task or split, or a number out of range.
     """
-    if task in _CONTROLLED:
-        return _CONTROLLED[task](split, num_frames, image_size, seed, size)
+    if task in CONTROLLED:
+        return CONTROLLED[task](split, num_frames, image_size, seed, size)
     if task == "photo-pan":
         return PhotoPan(split, num_frames, image_size, seed, size)
     if task in TASKS:

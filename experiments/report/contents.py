@@ -7,7 +7,6 @@ import pandas as pd
 
 from analysis.tables import number
 from experiments.cell import ROWS
-from experiments.data.recall import blind_guess
 from experiments.report.accuracy_figures import accuracy_illustrations
 from experiments.report.correlation_figures import correlation_illustrations
 from experiments.report.illustration import Block, Judged, Section, Table
@@ -189,11 +188,8 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
         *("bootstrap", "McNemar p", "Holm"),
     )
     chance = f"Chance is {percent(accuracy['chance'].iloc[0])}"
-    if cells["task"].iloc[0] == "recall":
-        blind = blind_guess(int(cells["frames"].iloc[0]))
-        chance += (
-            f", and a guess at a clip's most frequent digit, blind to the mark, is right in {percent(blind)}"
-        )
+    if (cells["blind"] > cells["chance"]).any():
+        chance += f", and the best guess that is blind to what is asked is right in {percent(cells['blind'].iloc[0])}"
     caption = f"{chance}. {base_setting(cells)}."
     return Table(caption, head, lines, frozenset(marked))
 

@@ -13,9 +13,7 @@ from experiments.statistics.mcnemar import McNemar, mcnemar, mcnemar_counts
 from experiments.statistics.multiple import holm
 from experiments.statistics.paired import paired_differences
 from experiments.statistics.tables import (
-    MEDIATORS,
     REFERENCE,
-    TASKS,
     base_fields,
     can_read,
     ordered,
@@ -26,9 +24,7 @@ from experiments.statistics.tables import (
 __all__ = [
     "CONDITIONS",
     "GROUPS",
-    "MEDIATORS",
     "REFERENCE",
-    "TASKS",
     "Estimate",
     "McNemar",
     "accuracy",

@@ -54,7 +54,8 @@ def accuracy_by_condition(cells: pd.DataFrame, predictions: pd.DataFrame) -> pd.
 
 
 def left_chance(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """Whether the trained models of each variant and base, their test clips taken together, tell more than a guess.
+    """Whether the trained models of each variant and base, their test clips taken together, tell more than a guess
+    that is blind to what the task asks (`ClipDataset.blind`): in recall, one that does not heed the mark.
 
     Columns: those of `base_fields`; variant; p_value (one-sided, binomial); p_holm, over the table; left.
     """
@@ -62,7 +63,7 @@ def left_chance(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
     rows = []
     for key, group in cells.groupby(keys, dropna=False):
         hits = int((group["accuracy"] * group["n_test"]).round().sum())
-        test = stats.binomtest(hits, int(group["n_test"].sum()), group["chance"].iloc[0], "greater")
+        test = stats.binomtest(hits, int(group["n_test"].sum()), group["blind"].iloc[0], "greater")
         rows.append({**dict(zip(keys, key, strict=True)), "p_value": float(test.pvalue)})
     table = pd.DataFrame(rows, columns=[*keys, "p_value"])
     table["p_holm"] = holm(table["p_value"])

@@ -4,19 +4,23 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from vmp.config import VARIANTS
+from experiments.data.relation import MEDIATORS
+from experiments.data.tasks import CONTROLLED
+from vmp.config import VARIANTS, variant_switches
 
 REFERENCE = "videomamba"
 """The variant that others are compared with."""
 
-TASKS = ("recall", "relation", "direction")
-MEDIATORS = ("neutral", "similar to one", "similar to both", "interleaved")
-
 ALWAYS = ("task", "frames", "class_token")
 _OUTCOMES = frozenset(
-    {"cell", "variant", "seed", "parameters", "chance", "n_test", "accuracy", "weights_sha256"}
+    {"cell", "variant", "seed", "parameters", "chance", "blind", "n_test", "accuracy", "weights_sha256"}
 )
-_ORDERS = {"task": TASKS, "variant": tuple(VARIANTS), "level": MEDIATORS, "reference": tuple(VARIANTS)}
+_ORDERS = {
+    "task": tuple(CONTROLLED),
+    "variant": tuple(VARIANTS),
+    "level": MEDIATORS,
+    "reference": tuple(VARIANTS),
+}
 
 
 def base_fields(cells: pd.DataFrame) -> list[str]:
@@ -43,10 +47,16 @@ def ordered(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return table.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
 
 
+def sees_frames(variant: str, class_token: str) -> bool:
+    """Whether a model's read-out can see any frame: a class token that stands first in a model that only reads forward
+    cannot (docs/math.md, class-first), and the accuracy is chance by construction."""
+    return not (class_token == "first" and variant_switches(variant)["directions"] == "forward")
+
+
 def can_read(cells: pd.DataFrame) -> pd.Series:
-    """Whether a cell's read-out can see any frame: with the class token first, forward-only Mamba's cannot
-    (docs/math.md, class-first), and its accuracy is chance by construction."""
-    return ~((cells["variant"] == "mamba") & (cells["class_token"] == "first"))
+    """`sees_frames` of each cell."""
+    pairs = zip(cells["variant"], cells["class_token"], strict=True)
+    return pd.Series([sees_frames(*pair) for pair in pairs], index=cells.index, dtype=bool)
 
 
 def paired_values(

@@ -9,7 +9,7 @@ import torch
 from analysis import reduce as r
 from analysis.implicit import ImplicitAttention
 from tests.analysis.test_implicit import terms
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 FRAMES, GRID = 3, (2, 4)
 LENGTH = 1 + FRAMES * GRID[0] * GRID[1]
@@ -170,7 +170,7 @@ import time, torch
 from pathlib import Path
 from analysis.implicit import ImplicitAttention
 from analysis.reduce import *
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 torch.set_num_threads(1)
 D, N, L = 1152, 16, 1569

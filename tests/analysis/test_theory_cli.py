@@ -22,7 +22,7 @@ from analysis.theory import CLAIMS, Claim
 from tests.analysis.models import TINY
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 
 def saved(folder: Path, variant: str, **fields) -> Path:

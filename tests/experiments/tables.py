@@ -94,6 +94,7 @@ def grid_tables(
                 **config,
                 "parameters": 50_000 + 100 * VARIANTS.index(variant),
                 "chance": CHANCE[task],
+                "blind": CHANCE[task],
                 "n_test": clips,
                 "accuracy": made["predictions"]["correct"].mean(),
                 "weights_sha256": hashlib.sha256(cell.encode()).hexdigest(),

@@ -14,7 +14,8 @@ from vmp.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from vmp.checkpoint.adapt import inflate, resize_frames, resize_positions
 from vmp.checkpoint.files import StoredWeights
 from vmp.checkpoint.recognise import recognise
-from vmp.config import TokenLayout, named_config
+from vmp.config import named_config
+from vmp.layout import TokenLayout
 from vmp.model import LanguageModel, build_model
 
 

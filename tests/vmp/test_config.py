@@ -9,12 +9,12 @@ import torch
 from vmp.config import (
     VARIANTS,
     ModelConfig,
-    TokenLayout,
     attention_control,
     matched_config,
     model_names,
     named_config,
 )
+from vmp.layout import TokenLayout
 from vmp.model import build_model
 
 PLAIN = {

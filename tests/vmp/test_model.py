@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import vmp
-from vmp.config import ModelConfig, TokenLayout, model_names, named_config
+from vmp.config import ModelConfig, model_names, named_config
+from vmp.layout import TokenLayout
 from vmp.model import LanguageModel, VideoModel, build_model
 
 

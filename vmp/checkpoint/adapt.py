@@ -8,7 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vmp.config import ModelConfig, TokenLayout
+from vmp.config import ModelConfig
+from vmp.layout import TokenLayout
 
 
 def inflate(kernel: Float[Tensor, "M channels H W"], tubelet: int) -> Float[Tensor, "M channels tubelet H W"]:

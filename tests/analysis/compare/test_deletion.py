@@ -7,7 +7,7 @@ import torch
 from analysis.compare.deletion import area, deletion_curve, order_of, part_index, part_scores
 from analysis.compare.gradient import one_hot_directions, pixel_gradient, receptive_field
 from tests.analysis.models import clip, video_model
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 LAYOUT = TokenLayout.video(3, (2, 2), "first")
 

@@ -25,7 +25,7 @@ from analysis.weights import SCOPES, scoped
 from tests.analysis import test_families as families
 from tests.analysis.contradiction import naive
 from tests.analysis.models import VARIANTS, clip, video_model
-from vmp.config import TokenLayout
+from vmp.layout import TokenLayout
 
 CASES = {
     **{variant: {"variant": variant} for variant in VARIANTS},

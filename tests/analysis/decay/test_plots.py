@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from analysis import plots
 from analysis.decay.figures import figure_makers, write_figures
 from analysis.decay.heatmaps import Heatmap
-from analysis.decay.paired import paired_differences
 from analysis.results import Measurement
 from tests.analysis.decay.examples import PATCHES, TEXT, VIDEO, result
 
@@ -112,20 +111,19 @@ def test_values_by_layer_have_units(ax, quantity, label):
     assert shown == [made.measurement(layer, "forward", "ssm", quantity).value for layer in made.layers]
 
 
-def test_models_and_their_differences_are_drawn_apart(ax):
+def test_models_are_drawn_apart_at_the_layers_that_were_probed(ax):
     one, other = result(layers=2), result(layers=2, clips=3)
     plots.plot_models({"a": one, "b": other}, "mean_distance_tokens", "ssm", "backward", ax)
     assert ax.get_title("left") == "backward, scope ssm"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
-    rows = [d for d in paired_differences(one, other) if d.quantity == "mean_distance_tokens"]
-    drawn = plots.plot_differences(rows, Figure().subplots())
-    assert drawn.get_ylabel() == "difference in mean distance (tokens)"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "mean distance (tokens)")
+    assert ax.get_xticks().tolist() == [0, 1]
 
 
 def test_what_lies_beyond_is_marked_at_the_edge(ax):
     far = Measurement(0, "forward", "ssm", "half_life_tokens", "tokens", np.inf, 12.0, np.inf, 3, "")
     near = Measurement(1, "forward", "ssm", "half_life_tokens", "tokens", 5.0, 4.0, 6.0, 3, "")
-    plots.plot_differences([far, near], ax)
+    plots.points(ax, np.arange(2), [far, near], "forward", plots.LOOKS["forward"])
     triangles = [line for line in ax.lines if line.get_marker() == "^"]
     assert [line.get_ydata().tolist() for line in triangles] == [[0.98]]
     assert len(ax.texts) == 1  # one arrow, from 12 up

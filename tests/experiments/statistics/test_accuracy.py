@@ -93,3 +93,12 @@ def test_left_chance_is_told_by_the_binomial_distribution():
     assert list(table[~table["left"]]["variant"].unique()) == ["mask"]
     # Accuracy 0.7 is far above the chance of all three tasks.
     assert table[table["variant"] == "paper"]["left"].all()
+
+
+def test_what_a_guess_without_the_mark_attains_is_not_above_chance():
+    # 10 classes, 16 frames of 5 digits: the most frequent one is in 4 of them (experiments/data/recall.py).
+    cells = pd.DataFrame(
+        [("a", "mask", 0, 1000, 0.22), ("b", "paper", 0, 1000, 0.32)],
+        columns=["cell", "variant", "seed", "n_test", "accuracy"],
+    ).assign(task="recall", frames=16, class_token="first", chance=0.1, blind=0.25)
+    assert left_chance(cells).set_index("variant")["left"].to_dict() == {"mask": False, "paper": True}
