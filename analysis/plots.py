@@ -223,12 +223,11 @@ def plot_half_lives(result: DecayResult, scope: str, ax: Axes | None = None) -> 
                 markerfacecolor="none" if beyond else look["color"],
                 linestyle="none",
             )
+            # Layers of both directions may lie at one place: names stand left of one and right of the other.
+            side = -1 if direction == "forward" else 1
+            aligned = "right" if side < 0 else "left"
             ax.annotate(
-                str(layer),
-                (x, y),
-                xytext=(4, 4 if direction == "forward" else -9),
-                textcoords="offset points",
-                fontsize=7,
+                str(layer), (x, y), xytext=(6 * side, 4), textcoords="offset points", fontsize=7, ha=aligned
             )
             values += [x, y, near.value or x]
         ax.plot([], [], linestyle="none", marker=look["marker"], color=look["color"], label=direction)
