@@ -1,7 +1,9 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -45,8 +47,26 @@ settings.register_profile(
 settings.register_profile(
     "deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+# On a GPU each example compiles kernels of its own, for seconds.
+settings.register_profile(
+    "gpu", max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 settings.load_profile("fast")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; OpenMP teams that outnumber them wait for each other at every small operation.
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deviations", type=Path, help="append every deviation from the definition to this file"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Imported here, as the hook above has to be in place first.
+    from tests import tolerances
+
+    if path := config.getoption("--deviations"):
+        tolerances.RECORD_TO.append(path)

@@ -6,8 +6,15 @@ backend's rounding alone. A deviation is measured, element by element, in units 
 proportion to what is summed and not to what cancellation leaves. The tests' inputs are of order one.
 """
 
+import json
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+RECORD_TO: list[Path] = []
+"""The file that pytest's `--deviations` names: every deviation that is looked at becomes a line of it."""
 
 _STATE = "recursion over L <= 130 steps of a product, two sums and an exponential"
 _SUM_N = "the state's error, and a sum over N <= 64 states"
@@ -57,5 +64,11 @@ def assert_close(name: str, got: Tensor, expected: Tensor, terms: Tensor | None 
     """Fail unless `got`, the tensor of that name or its gradient, is as near as the table says."""
     allowed, origin = TOLERANCES[got.dtype, name]
     found = deviation(got, expected, terms)
+    for path in RECORD_TO:
+        told = {"tensor": name, "dtype": str(got.dtype).removeprefix("torch."), "deviation": found}
+        told |= {"allowed": allowed, "test": os.environ.get("PYTEST_CURRENT_TEST", "")}
+        # One write, as processes side by side append to it.
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
     # A NaN deviation fails too.
     assert found <= allowed, f"{name} in {got.dtype}: {found:.3g} eps off, {allowed:g} allowed ({origin})"

@@ -1,9 +1,10 @@
-"""`python -m experiments.bench scan|reduce|model|report`."""
+"""`python -m experiments.bench scan|reduce|model|gpu|report`."""
 
 import contextlib
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +13,8 @@ import typer
 from rich.console import Console
 
 from analysis.results import ResultError
-from experiments.bench import gpu
-from experiments.bench import model as whole
-from experiments.bench import reduce as reduction
-from experiments.bench import scan as scan_cpu
-from experiments.bench.gpu import GpuScanBench
-from experiments.bench.report import write_report
 from experiments.bench.results import Recorder, new_run
-from experiments.bench.scan import ScanBench
 from experiments.bench.steps import Step, run_steps
-from experiments.bench.timing import wall
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -34,33 +27,37 @@ Resume = Annotated[bool, typer.Option("--resume", help="Keep the groups that an 
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads on the CPU.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Of the inputs.")]
 Results = Annotated[Path, typer.Option(help="Folder of the JSON files.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 @app.command()
 def scan(
-    device: Device = "cpu",
     threads: Threads = 2,
     seed: Seed = 0,
     quick: Quick = False,
     resume: Resume = False,
     results: Results = RESULTS,
 ) -> None:
-    """The selective scan: time, growth and memory of every backend and peer."""
-    _run("scan", _scan, device, threads, seed, quick, resume, results)
+    """The selective scan on the CPU: time, growth and memory of every backend and peer."""
+    from experiments.bench import scan as scans
+
+    bench = scans.ScanBench(scans.QUICK if quick else scans.ScanSizes(), seed)
+    says = {subject.name: subject.says for subject in bench.subjects}
+    _run("scan", bench.steps(), says, threads, seed, quick, resume, results)
 
 
 @app.command()
 def reduce(
-    device: Device = "cpu",
     threads: Threads = 2,
     seed: Seed = 0,
     quick: Quick = False,
     resume: Resume = False,
     results: Results = RESULTS,
 ) -> None:
-    """One pass over the implicit attention: time, memory and growth; rows and columns."""
-    _run("reduce", _reduce, device, threads, seed, quick, resume, results)
+    """One pass over the implicit attention on the CPU: time, memory and growth; rows and columns."""
+    from experiments.bench import reduce as reduction
+
+    bench = reduction.ReduceBench(reduction.QUICK if quick else reduction.ReduceSizes(), seed)
+    _run("reduce", bench.steps(), reduction.SAYS, threads, seed, quick, resume, results)
 
 
 @app.command()
@@ -72,17 +69,16 @@ def model(
     results: Results = RESULTS,
 ) -> None:
     """A whole model with and without its scan, and a training step, by part; on the CPU."""
-    _run("model", _model, "cpu", threads, seed, quick, resume, results)
+    from experiments.bench import model as whole
 
-
-Make = Callable[[str, bool, int], tuple[list[Step], dict[str, str]]]
-"""From device, quick and seed to the steps, and what each subject stands for."""
+    bench = whole.ModelBench(whole.QUICK if quick else whole.ModelSizes(), seed)
+    _run("model", bench.steps(), whole.SAYS, threads, seed, quick, resume, results)
 
 
 def _run(
     subcommand: str,
-    make: Make,
-    device: str,
+    steps: list[Step],
+    says: dict[str, str],
     threads: int,
     seed: int,
     quick: bool,
@@ -92,33 +88,57 @@ def _run(
     torch.set_num_threads(threads)
     console = Console(stderr=True, soft_wrap=True)
     with _one_line_errors(console):
-        _check_device(device)
-        steps, names = make(device, quick, seed)
-        command = shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
-        recorder = Recorder(results, new_run(subcommand, device, quick, seed, command, names), resume)
+        recorder = Recorder(results, new_run(subcommand, "cpu", quick, seed, _command(), says), resume)
         run_steps(steps, recorder, console)
     typer.echo(recorder.path)
 
 
-def _scan(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
-    bench = (
-        ScanBench(scan_cpu.QUICK if quick else scan_cpu.ScanSizes(), seed)
-        if device == "cpu"
-        else GpuScanBench(gpu.QUICK if quick else gpu.GpuSizes(), seed)
-    )
-    return bench.steps(), {subject.name: subject.says for subject in bench.subjects}
+@app.command()
+def gpu(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A step to run, and no other; may be given again.")
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="On the CPU at toy sizes, kernels in Triton's interpreter.")
+    ] = False,
+    within: Annotated[float, typer.Option(min=1, help="Seconds for all steps together.")] = 480,
+    seed: Seed = 0,
+    resume: Resume = False,
+    results: Results = RESULTS,
+) -> None:
+    """All that only a GPU can show, in steps under a time limit each; what is measured is in gpu.json at once."""
+    console = Console(stderr=True, soft_wrap=True)
+    with _one_line_errors(console):
+        if rehearse:
+            os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it where it is first imported.
+        elif not torch.cuda.is_available():
+            raise ResultError(
+                "torch finds no CUDA device on this machine; --rehearse runs the steps on the CPU"
+            )
+        from experiments.bench.gpu.plan import EXTRA, gpu_steps
+        from experiments.bench.gpu.runner import run_steps as run_apart
+        from experiments.bench.gpu.runner import show_plan
+        from experiments.bench.peers import subjects
+
+        device = "cpu" if rehearse else "cuda"
+        known = {step.name: step for step in gpu_steps(rehearse, seed)}
+        if unknown := [name for name in only or () if name not in known]:
+            raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
+        chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
+        says = {subject.name: subject.says for subject in subjects(device)}
+        run = new_run("gpu", device, rehearse, seed, _command(), says)
+        recorder = Recorder(results, run, resume or bool(only))
+        if only:
+            recorder.reopen(only)
+        show_plan(chosen, within, console)
+        complete = run_apart(chosen, device, recorder, within, console)
+    typer.echo(recorder.path)
+    if not complete:
+        raise typer.Exit(1)
 
 
-def _reduce(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
-    sizes = reduction.QUICK if quick else reduction.ReduceSizes()
-    clock = wall if device == "cpu" else gpu.events
-    bench = reduction.ReduceBench(sizes, seed, device, clock)
-    return bench.steps(), {name: says for name, says in reduction.SAYS.items() if name in bench.subjects}
-
-
-def _model(device: str, quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
-    bench = whole.ModelBench(whole.QUICK if quick else whole.ModelSizes(), seed)
-    return bench.steps(), whole.SAYS
+def _command() -> str:
+    return shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
 
 
 @app.command()
@@ -127,18 +147,13 @@ def report(
     out: Annotated[Path, typer.Option(help="The report.")] = HERE / "RESULTS.md",
     figures: Annotated[Path, typer.Option(help="Folder of the plot.")] = HERE / "figures",
 ) -> None:
-    """RESULTS.md and the plot, from the saved JSON alone."""
+    """RESULTS.md and the plots, from the saved JSON alone."""
+    from experiments.bench.report import write_report
+
     console = Console(stderr=True, soft_wrap=True)
     with _one_line_errors(console):
         write_report(results, out, figures)
     typer.echo(out)
-
-
-def _check_device(device: str) -> None:
-    if device not in ("cpu", "cuda"):
-        raise ResultError(f"--device {device}: it must be cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ResultError("--device cuda: torch finds no CUDA device on this machine")
 
 
 @contextlib.contextmanager

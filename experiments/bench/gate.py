@@ -72,9 +72,10 @@ def compare(
     """A check of each tensor of a subject, called ``as_name`` where given, against what was expected."""
     out, gradients = subject.results(inputs)
     pairs = zip(("out", *NAMES), (out, *gradients), (expected[0], *expected[1]), strict=True)
+    name = as_name or subject.name
     return tuple(
-        Check(group, as_name or subject.name, name, inputs.says, deviation(got, wanted), ALLOWED[got.dtype])
-        for name, got, wanted in pairs
+        Check(group, name, tensor, inputs.says, deviation(got, wanted), subject.slack * ALLOWED[got.dtype])
+        for tensor, got, wanted in pairs
     )
 
 

@@ -11,10 +11,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from pydantic import JsonValue
@@ -51,6 +51,11 @@ class Row:
     note: str = ""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What no other row of a run shares."""
+        return (self.group, self.subject, self.quantity)
+
+    @property
     def median(self) -> float:
         return statistics.median(self.samples)
 
@@ -80,6 +85,11 @@ class Check:
     inputs: str
     deviation: float
     allowed: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What no other check of a run shares."""
+        return (self.group, self.subject, self.tensor, self.inputs)
 
     @property
     def passed(self) -> bool:
@@ -119,7 +129,12 @@ class Run:
     def row(self, group: str, subject: str, quantity: str) -> Row | None:
         """The row of that name, or None where the run has none."""
         wanted = (group, subject, quantity)
-        return next((row for row in self.rows if (row.group, row.subject, row.quantity) == wanted), None)
+        return next((row for row in self.rows if row.names == wanted), None)
+
+    @property
+    def file(self) -> str:
+        """The name of its file: a GPU's run has one name, whichever device rehearsed it."""
+        return "gpu.json" if self.subcommand == "gpu" else f"{self.subcommand}-{self.device}.json"
 
     def same_setting(self, other: "Run") -> bool:
         """Whether rows of the two may stand in one file: same machine, versions, code, seed and sizes."""
@@ -135,12 +150,16 @@ class Measured:
     checks: tuple[Check, ...] = ()
 
 
+Emit = Callable[[Row | Check], None]
+"""Takes a row or a check as soon as it is known."""
+
+
 @final
 class Recorder:
-    """Keeps a run and writes its file after every group."""
+    """Keeps a run and writes its file after every group, or after every record that is handed to it alone."""
 
     def __init__(self, folder: Path, run: Run, resume: bool) -> None:
-        self.path = folder / f"{run.subcommand}-{run.device}.json"
+        self.path = folder / run.file
         self.run = run
         if resume and self.path.exists():
             earlier = load(Run, self.path)
@@ -151,18 +170,36 @@ class Recorder:
             self.run = replace(earlier, command=run.command)
         folder.mkdir(parents=True, exist_ok=True)
 
+    def reopen(self, groups: Iterable[str]) -> None:
+        """Measure these groups again; what is known of them stays until it is replaced."""
+        self._write(groups=tuple(name for name in self.run.groups if name not in set(groups)))
+
+    def put(self, record: Row | Check) -> None:
+        """Write one record, in the place of an earlier one of the same thing."""
+        if isinstance(record, Row):
+            kept = (row for row in self.run.rows if row.names != record.names)
+            self._write(rows=(*kept, record))
+        else:
+            others = (check for check in self.run.checks if check.names != record.names)
+            self._write(checks=(*others, record))
+
+    def finish(self, group: str) -> None:
+        """Write that a group is complete."""
+        self._write(groups=(*(name for name in self.run.groups if name != group), group))
+
     def has(self, group: str) -> bool:
         return group in self.run.groups
 
     def add(self, group: str, measured: Measured) -> None:
         """Write what was measured of a group."""
-        self.run = replace(
-            self.run,
-            date=now(),
+        self._write(
             rows=self.run.rows + measured.rows,
             checks=self.run.checks + measured.checks,
             groups=(*self.run.groups, group),
         )
+
+    def _write(self, **changes: Any) -> None:
+        self.run = replace(self.run, date=now(), **changes)
         write_text(self.path, to_json(self.run))
 
 

@@ -35,7 +35,7 @@ class Saved:
         run = self.runs.get((subcommand, device))
         if run is None:
             if device == "cuda":
-                raise Missing("not measured: no GPU could be reached")
+                raise Missing("not measured: `make gpu` has not been run")
             raise Missing(f"not measured: `python -m experiments.bench {subcommand}` has not been run")
         if run.quick:
             raise Missing("not measured: the saved run is a --quick one, of other sizes")

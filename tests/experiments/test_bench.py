@@ -9,16 +9,16 @@ import torch
 from typer.testing import CliRunner
 
 from experiments.bench import __main__ as cli
-from experiments.bench import gpu, scan
 from experiments.bench import model as whole
 from experiments.bench import reduce as reduction
+from experiments.bench import scan
 from experiments.bench.compiled import assembly, count_widths, exp_error
-from experiments.bench.gpu import GpuSizes, work
+from experiments.bench.gpu.scans import TOY, GpuSizes, scan_timing, work
 from experiments.bench.inputs import draw
 from experiments.bench.peers import Subject, subjects, token_loop
 from experiments.bench.plot import growth_points
 from experiments.bench.results import Check, Machine, Measured, Recorder, Row, Run, find_runs, this_machine
-from experiments.bench.timing import interleave, peak_bytes, wall
+from experiments.bench.timing import interleave, peak_bytes
 from experiments.bench.verdicts import amount, seconds, slope
 
 MACHINE = Machine("a processor", 2, 2, 256, 8.0, "Linux x86_64", None)
@@ -192,7 +192,7 @@ def test_the_report_says_met_not_met_and_not_measured(tmp_path):
         if what.startswith(("plain scan, B=", "mask and residual on, B="))
     ]
     assert len(on_gpu) == 16
-    assert all(cells[1:] == ["not measured: no GPU could be reached", "-"] for cells in on_gpu)
+    assert all(cells[1:] == ["not measured: `make gpu` has not been run", "-"] for cells in on_gpu)
     # Spread: the distance between quartiles of 2, 4 and 8 ms.
     assert lines["numba_cpu"][:6] == ["forward", "4.00 ms", "2.00 ms", "3.00 ms", "3", ""]
 
@@ -217,7 +217,7 @@ def test_a_gpu_run_fills_the_gpu_rows_and_keeps_those_of_the_cpu(tmp_path):
         Row(group, "mamba_ssm", "forward", "s", {}, (), "not installed: No module named 'mamba_ssm'"),
         Row(group, "token loop", "forward", "s", {}, (0.05,)),
     ]
-    write_runs(tmp_path, a_run(*scan_rows(0.004, 0.2)), a_run(*rows, device="cuda"))
+    write_runs(tmp_path, a_run(*scan_rows(0.004, 0.2)), a_run(*rows, subcommand="gpu", device="cuda"))
     lines = report_on(tmp_path)
     case = "mask and residual on, B=8, L=1,569, forward"
     floor = B * D * L * N / rate
@@ -250,22 +250,25 @@ def test_an_empty_folder_leaves_every_target_unmeasured(tmp_path):
     assert not (tmp_path / "figures/growth.png").exists()
 
 
-def test_the_steps_of_the_gpu_run_on_the_cpu_in_half_precision():
+def test_scans_are_checked_and_timed_in_half_precision():
     among = [s for s in subjects("cpu") if s.name in ("chunked", "token loop")]
-    bench = gpu.GpuScanBench(gpu.QUICK, 0, among, device="cpu", clock=wall)
-    steps = {step.group: step.measure for step in bench.steps()}
-    checks = steps["gate"](nothing).checks
+    found: list[Row | Check] = []
+    sizes = replace(TOY, cases=((2, 9), (1, 12)))
+    scan_timing(sizes, "cpu", found.append, among)
+    checks = [one for one in found if isinstance(one, Check)]
     assert all(check.passed for check in checks), checks
     # What is stored in bfloat16 may be an eps off; A and D stay float32.
     allowed = {check.tensor: check.allowed for check in checks if check.subject == "chunked"}
     assert allowed == {"out": 1, "u": 1, "delta": 1, "A": 64, "B": 1, "C": 1, "D": 64}
-    rows = steps["B=2, L=65"](nothing).rows
-    assert [(row.subject, row.quantity) for row in rows] == [
-        (name, quantity) for quantity in ("forward", "forward+backward") for name in ("chunked", "token loop")
-    ]
-    assert all(min(row.samples) > 0 for row in rows)
-    refused = {row.subject: row.problem for row in steps["growth L=128"](nothing).rows}
-    assert refused == {"chunked": "", "token loop": "not timed: a loop over more than 65 tokens"}
+    rows = {one.names: one for one in found if isinstance(one, Row)}
+    refused = "not timed: its gradients take time that grows as L squared; the longest timed is L=9"
+    for group in ("B=2, L=9", "B=1, L=12"):
+        for quantity in ("forward", "forward+backward"):
+            for names in ((group, "chunked", quantity), (group, "chunked", f"{quantity}, as Python calls it"),
+                          (group, "token loop", quantity)):  # fmt: skip
+                too_long = names == ("B=1, L=12", "token loop", "forward+backward")
+                assert rows[names].problem == (refused if too_long else "")
+                assert too_long or min(rows[names].samples) > 0
 
 
 def test_what_was_tried_is_part_of_the_report_where_it_is_written(tmp_path):
@@ -313,16 +316,12 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("device", "said"),
-    [("tpu", "--device tpu: it must be cpu or cuda"), ("cuda", "--device cuda: torch finds no CUDA device")],
-)
-def test_a_device_that_cannot_be_used_is_one_line(tmp_path, device, said):
-    if device == "cuda" and torch.cuda.is_available():
+def test_a_machine_without_a_gpu_is_one_line(tmp_path):
+    if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    result = run_cli("scan", "--device", device, "--results", tmp_path)
+    result = run_cli("gpu", "--results", tmp_path)
     assert result.exit_code == 2
-    assert result.output.startswith(f"error: {said}")
+    assert result.output.startswith("error: torch finds no CUDA device on this machine; --rehearse ")
     assert result.output.count("\n") == 1
 
 

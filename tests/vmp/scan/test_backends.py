@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.strategies import Maker, scan_arguments
 from tests.tolerances import assert_close
-from vmp.scan import available_backends, numba_cpu, selective_scan
+from vmp.scan import available_backends, selective_scan
 
 # mamba_ssm_cuda, which knows neither the CPU nor float64, is tested in test_plain.py.
 TESTED = [
@@ -30,7 +30,7 @@ def chunk(backend: str) -> int:
     """Tokens between the borders at which a backend keeps or hands over states."""
     if backend == "triton_gpu":
         return import_module("vmp.scan.triton_gpu").K
-    return numba_cpu.CHUNK
+    return import_module("vmp.scan.numba_cpu").CHUNK
 
 
 def placed(arguments: Arguments, backend: str) -> Arguments:
