@@ -82,8 +82,11 @@ FLAGS = (
 """Those of the package's setup, less its record of source lines, and with kernels stored as small as they go."""
 
 LEFT_OUT = r"""// Stands in for the kernels that were left out of this build.
+#include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Half.h>
+#include <c10/util/complex.h>
 #include <cuda_runtime_api.h>
-#include <torch/types.h>
 
 struct SSMParamsBase;
 struct SSMParamsBwd;
