@@ -1,7 +1,7 @@
 """`python -m experiments.bench.gpu.peer`: mamba_ssm's own CUDA selective scan, built without its setup.
 
 What is compiled is the csrc/selective_scan folder of the mamba_ssm package, unchanged; this project keeps none of it.
-The package's setup compiles for eight kinds of GPU and needs Python's headers. Here it is compiled for one kind, and
+The package's setup compiles for every kind of GPU and needs Python's headers. Here it is compiled for one kind, and
 its two functions are bound as torch operators, so that the library made on one machine loads with any Python on another
 that has the same torch. A process imports it with the folder written here on PYTHONPATH.
 """
