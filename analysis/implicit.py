@@ -99,9 +99,9 @@ class AttentionMatrix(ABC):
         """First and last key, both included, that each row may see by structure; first > last where there is none."""
 
     def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
-        """Which keys each of the rows may see by structure: those from the first to the last that is allowed."""
-        first, last = (bound[rows, None] for bound in self.allowed())
-        keys = torch.arange(self.length)
+        """Which keys each row may see by structure, on the matrix's device: from the first to the last allowed."""
+        first, last = (bound[rows, None].to(self.device) for bound in self.allowed())
+        keys = torch.arange(self.length, device=self.device)
         return (keys >= first) & (keys <= last)
 
     @abstractmethod

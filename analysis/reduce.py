@@ -103,7 +103,7 @@ def _strip(
     mean: Float[Tensor, "B r L"] | None,
 ) -> Strip:
     share, valid = normalise(weight)
-    return Strip(rows, weight, mean, operator.sees(rows).to(weight.device), share, valid)
+    return Strip(rows, weight, mean, operator.sees(rows), share, valid)
 
 
 class _Square(Reducer):
@@ -198,33 +198,30 @@ class LagProfile(Reducer):
     def begin(self, matrix: AttentionMatrix, layout: TokenLayout | None) -> None:
         self._sums = _zeros(matrix, matrix.length)
         self._counts = torch.zeros(matrix.length, dtype=torch.float64, device=matrix.device)
-        self._label = None
-        frame = _frames(matrix, layout)
-        if frame is not None:
-            frames = int(frame.max()) + 1
-            # Class tokens are counted as one more frame, which `finish` leaves out.
-            self._label = torch.where(frame < 0, frames, frame)
-            self._frame_sums = _zeros(matrix, frames + 1, frames + 1)
-            self._frame_counts = torch.zeros_like(self._frame_sums[0])
+        self._members = None
+        if layout is not None and layout.is_video:
+            self._members = _members(layout).to(matrix.device)
+            # Of each row by the frame of its keys; rows of a frame are added up in `finish`.
+            self._by_key = _zeros(matrix, matrix.length, len(self._members))
+            self._counts_by_key = torch.zeros_like(self._by_key[0])
 
     def update(self, strip: Strip) -> None:
         allowed = strip.allowed.double()
         weight = strip.weight.double().masked_fill(~strip.allowed, 0)
         self._sums += _by_lag(weight, strip.rows.start)
         self._counts += _by_lag(allowed, strip.rows.start)
-        if self._label is not None:
-            for sums, values in ((self._frame_sums, weight), (self._frame_counts, allowed)):
-                by_key = values.new_zeros((*values.shape[:-1], sums.shape[-1])).index_add_(
-                    -1, self._label, values
-                )
-                sums.index_add_(-2, self._label[strip.rows], by_key)
+        if self._members is not None:
+            self._by_key[:, strip.rows] = _gather(weight, self._members)
+            self._counts_by_key[strip.rows] = _gather(allowed, self._members)
 
     def finish(self) -> LagProfileResult:
         counts = self._counts.round().long()
-        if self._label is None:
+        if self._members is None:
             return LagProfileResult(self._sums, counts, None, None)
         # Frames are to frames what tokens are to tokens.
-        sums, frame_counts = (_by_lag(x[..., :-1, :-1], 0) for x in (self._frame_sums, self._frame_counts))
+        sums, frame_counts = (
+            _by_lag(_gather(x.mT, self._members).mT, 0) for x in (self._by_key, self._counts_by_key)
+        )
         return LagProfileResult(self._sums, counts, sums, frame_counts.round().long())
 
 
@@ -358,12 +355,12 @@ class FrameMatrix(Reducer):
 
     def begin(self, matrix: AttentionMatrix, layout: TokenLayout | None) -> None:
         self._frame = _frames(matrix, layout)
-        if self._frame is None:
+        if self._frame is None or layout is None:
             return
-        frames = int(self._frame.max()) + 1
+        frames = layout.frames
         # Class tokens are counted as one more frame, the last, until `finish`.
-        self._label = torch.where(self._frame < 0, frames, self._frame)
-        self._one_hot = torch.nn.functional.one_hot(self._label, frames + 1).double()
+        label = torch.where(self._frame < 0, frames, self._frame)
+        self._one_hot = torch.nn.functional.one_hot(label, frames + 1).double()
         self._sums = torch.zeros(
             (matrix.batch, frames + 1, frames + 1), dtype=torch.float64, device=matrix.device
         )
@@ -392,6 +389,18 @@ def _frames(matrix: AttentionMatrix, layout: TokenLayout | None) -> Int[Tensor, 
     if layout is None or not layout.is_video:
         return None
     return layout.frame_index.to(matrix.device)
+
+
+def _members(layout: TokenLayout) -> Int[Tensor, "T K"]:
+    """The positions of each frame's tokens, filled up with L where a frame has fewer than the largest one."""
+    frame = layout.frame_index
+    tokens = [(frame == t).nonzero().flatten() for t in range(layout.frames)]
+    return torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=layout.length)
+
+
+def _gather(values: Float[Tensor, "*batch L"], members: Int[Tensor, "T K"]) -> Float[Tensor, "*batch T"]:
+    """Sums over each frame's tokens, in a fixed order on any device, which `index_add_` on a GPU does not have."""
+    return torch.nn.functional.pad(values, (0, 1))[..., members].sum(-1)
 
 
 def _by_lag(values: Float[Tensor, "*batch r L"], start: int) -> Float[Tensor, "*batch L"]:

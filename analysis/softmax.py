@@ -94,17 +94,20 @@ class SoftmaxAttention(_WholeRows):
 
     def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
         size = (rows.stop - rows.start, self.length)
-        seen = torch.ones(size, dtype=torch.bool) if self._allowed is None else self._allowed[rows].cpu()
+        if self._allowed is None:
+            seen = torch.ones(size, dtype=torch.bool, device=self.device)
+        else:
+            seen = self._allowed[rows].to(self.device)
         if self._sets is None:
             return seen
         seen = seen.clone()
         for row in self._averaged:
             if rows.start <= row < rows.stop:
-                seen[row - rows.start] = self._sets.any(0).cpu()
+                seen[row - rows.start] = self._sets.any(0).to(self.device)
         return seen
 
     def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
-        return _hull(self.sees(slice(0, self.length)))
+        return _hull(self.sees(slice(0, self.length)).cpu())
 
     def logits(self, rows: slice, columns: slice) -> Float[Tensor, "B H r c"]:
         """s[rows, columns], whether a row may see the key or not."""
@@ -269,10 +272,10 @@ class OneSide(_WholeRows):
 
     def sees(self, rows: slice) -> Bool[Tensor, "r L"]:
         whole = Rectangle(rows.start, rows.stop, 0, self.length)
-        return self._matrix.sees(rows) & self._mask(whole).cpu()
+        return self._matrix.sees(rows) & self._mask(whole)
 
     def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
-        return _hull(self.sees(slice(0, self.length)))
+        return _hull(self.sees(slice(0, self.length)).cpu())
 
     def finish(self, total: Float[Tensor, "B r c"]) -> Float[Tensor, "B r c"]:
         return self._matrix.finish(total)

@@ -33,6 +33,8 @@ STATES = 16
 STRIP = 2**22
 # One stage: pipelined loads spill registers. Fused multiply-add is named, as its default differs between versions.
 COMPILER = {"num_stages": 1, "enable_fp_fusion": True}
+# What changes from strip to strip or with the number of clips: no reason to compile anew.
+VARYING = ["start", "stop", "B"]
 
 
 def strips(
@@ -63,7 +65,9 @@ def strips(
             if stop > ROWS:
                 grid = (across, triton.cdiv(stop, COLUMNS), matrix.batch)
                 warps = 4 if matrix.dtype == torch.float32 else 8
-                _far[grid](sums, start, stop, *arguments, **options, **COMPILER, num_warps=warps)
+                # What is off the diagonal has no mask: one kernel serves both directions.
+                far = {**options, "MASK": False}
+                _far[grid](sums, start, stop, *arguments, **far, **COMPILER, num_warps=warps)
             grid = (across * (ROWS // NEAR), window, matrix.batch)
             _near[grid](sums, start, stop, *arguments, **options, **COMPILER, num_warps=8)
         weight, mean = matrix.finish(sums[0]), sums[1] / matrix.channels if signed else None
@@ -87,6 +91,8 @@ def _arguments(scan: ImplicitAttention, folds: Folds, signed: bool) -> tuple[lis
     arguments: list[Any] = [x.detach().contiguous() for x in tensors]
     for rows in (scan._input, scan._output):
         rows = rows.detach().expand(B, *rows.shape[1:])
+        # One order in memory for every model, so that no other is compiled for; what is constant in L stays a view.
+        rows = rows if rows.stride(-1) <= 1 else rows.contiguous()
         arguments += [rows, D // rows.shape[1], *rows.stride()]
     options = {
         "TAPS": folds.taps.shape[1], "AHEAD": folds.ahead, "SQUARES": folds.squares, "SIGNED": signed,
@@ -109,7 +115,7 @@ def _own(write, row_n, row_m, n, m, real, inside, step, rate, ELEMENTAL: tl.cons
     return own
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _far(
     sums, start, stop, elapsed, step, rate, gate, slope, scale, taps, skip, first,
     write, write_share, write_b, write_g, write_n, write_l, read, read_share, read_b, read_g, read_n, read_l,
@@ -165,7 +171,7 @@ def _far(
             tl.store(to + tl.cast(B, tl.int64) * (stop - start) * L, mean, mask=entry)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _near(
     sums, start, stop, elapsed, step, rate, gate, slope, scale, taps, skip, first,
     write, write_share, write_b, write_g, write_n, write_l, read, read_share, read_b, read_g, read_n, read_l,

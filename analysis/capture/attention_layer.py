@@ -61,12 +61,12 @@ def attention_capture(
         k=k,
         v=v,
         scale=q.shape[-1] ** -0.5,
-        allowed=allowed,
+        allowed=None if allowed is None else allowed.to(hidden.device),
         layout=layout,
         hidden=hidden.detach(),
         out_weight=parts.out_weight.detach(),
         out_bias=None if parts.out_bias is None else parts.out_bias.detach(),
-        class_sets=class_sets,
+        class_sets=None if class_sets is None else class_sets.to(hidden.device),
     )
 
 

@@ -25,7 +25,7 @@ def rebuild(captures: Sequence[Capture | AttentionCapture]) -> Float[Tensor, "B 
     if attention and len(captures) == 1:
         (capture,) = attention
         out = F.linear(capture.output().transpose(1, 2), capture.out_weight, capture.out_bias)
-        taking_part = capture.operator().sees(slice(0, out.shape[1])).any(1).to(out.device)
+        taking_part = capture.operator().sees(slice(0, out.shape[1])).any(1)
         return out * taking_part[:, None]
     scans = [c for c in captures if isinstance(c, Capture)]
     directions = {c.direction for c in scans}

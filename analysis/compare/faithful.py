@@ -17,6 +17,7 @@ from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradie
 from analysis.compare.result import ClipCurves, Faithfulness, Relevance
 from analysis.compare.rollout import Rollout, read_out
 from analysis.inputs import Sample
+from analysis.precision import full_precision
 from analysis.quantities import summarise
 from analysis.results import Measurement
 from analysis.unfinished import ClipRecord, Unfinished
@@ -71,6 +72,7 @@ def relevance(
     return tokens, layout, target, float(logits.double().softmax(-1)[0, target])
 
 
+@full_precision()
 def faithfulness(
     model: nn.Module,
     samples: Iterable[Sample],

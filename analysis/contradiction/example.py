@@ -23,6 +23,7 @@ from analysis.contradiction.metrics import cosine, log_change
 from analysis.contradiction.probe import layer_inputs
 from analysis.contradiction.result import ContradictionResult
 from analysis.inputs import Sample, denormalise
+from analysis.precision import full_precision
 from analysis.weights import Scope
 
 MOST_BETWEEN = 256
@@ -64,6 +65,7 @@ class Example:
     sensitivity: Float[np.ndarray, " b"]
 
 
+@full_precision()
 def find_example(
     result: ContradictionResult, model: nn.Module, sample: Sample, tubelet: int, seed: int
 ) -> Example | None:

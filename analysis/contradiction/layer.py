@@ -132,7 +132,7 @@ def direction_mass(
     """W of one direction, in the order of the sequence, and its contradictory mass."""
     matrix = scoped(capture, scope)
     weight = reduce(matrix, [AbsoluteMean()])["AbsoluteMean"][0].double().cpu().numpy()
-    sees = matrix.sees(slice(0, matrix.length)).numpy()
+    sees = matrix.sees(slice(0, matrix.length)).cpu().numpy()
     return weight, contradictory_mass(weight, sees, similarity)
 
 

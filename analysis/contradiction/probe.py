@@ -18,6 +18,7 @@ from analysis.capture import Capture, family_of, record
 from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
+from analysis.precision import full_precision
 from analysis.unfinished import Unfinished
 from analysis.weights import Scope
 from vmp.layout import TokenLayout
@@ -40,6 +41,7 @@ class Probed:
     margin: int
 
 
+@full_precision()
 def probe(
     model: nn.Module,
     samples: Iterable[Sample],

@@ -20,6 +20,7 @@ from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
 from analysis.implicit import AttentionMatrix
 from analysis.inputs import Sample
+from analysis.precision import full_precision
 from analysis.reduce import (
     AbsoluteMean,
     Distances,
@@ -49,6 +50,7 @@ class Probed:
     backend: str
 
 
+@full_precision()
 def probe(
     model: nn.Module,
     samples: Iterable[Sample],

@@ -1,0 +1,89 @@
+"""The bench's steps on the implicit attention and on the probes, rehearsed on the CPU at toy sizes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.precision import full_precision
+from experiments.bench.gpu import matrices, probes
+from experiments.bench.results import Check, Row
+
+
+def records(step, sizes):
+    found = []
+    step(sizes, "cpu", found.append)
+    rows, checks = ([x for x in found if isinstance(x, kind)] for kind in (Row, Check))
+    assert [row for row in rows if row.problem or not row.samples] == []
+    assert [check for check in checks if not check.passed] == []
+    names = [(row.group, row.subject, row.quantity) for row in rows]
+    assert len(set(names)) == len(names)
+    return names, checks
+
+
+def test_matrices():
+    names, checks = records(matrices.reduce_step, matrices.TOY)
+    assert {
+        ("reduce frames=2", "reduce", "time"),
+        ("32 layers", "32 layers", "time"),
+        ("one layer", "one layer", "time"),
+        (matrices.CAPTURED, matrices.CAPTURED, "time"),
+        (matrices.KERNELS, matrices.KERNELS, "1"),
+    } <= set(names)
+    assert len([check for check in checks if check.tensor == "last rows of W"]) == 2
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch):
+    monkeypatch.setattr(matrices, "_gate", lambda *_: "FAILED: all of it")
+    rows = []
+    matrices.reduce_step(matrices.TOY, "cpu", rows.append)
+    assert {row.group for row in rows} == {"reduce frames=2", "32 layers", "one layer"}
+    assert all(row.problem and not row.samples for row in rows)
+
+
+def test_probes():
+    names, checks = records(probes.probes_step, probes.TOY)
+    assert len(names) == 6
+    assert [(check.subject, check.deviation) for check in sorted(checks, key=lambda c: c.subject)] == [
+        ("contradiction", 0.0),
+        ("decay", 0.0),
+    ]
+
+
+def test_numbers_are_compared_by_quantity_and_scope():
+    result = {
+        "provenance": {"seed": 1},
+        "measurements": [
+            {"scope": "ssm", "quantity": "rate", "layer": 0, "value": 2.0, "low": None, "note": "of 3"},
+            {"scope": "ssm", "quantity": "rate", "layer": 1, "value": "Infinity", "low": 1.0, "note": ""},
+        ],
+        "sums": [{"scope": "mixer", "lag_profile": [[1.0, "NaN"]]}],
+    }
+    found = probes.numbers(result)
+    assert found.count == 6
+    np.testing.assert_array_equal(found.by_name["rate", "ssm"], [2.0, math.nan, math.inf, 1.0])
+
+    def apart(name, values):
+        other = probes.Numbers({**found.by_name, name: np.array(values)})
+        (check,) = probes.compare("decay", "model", other, found, found)
+        return check
+
+    assert apart(("rate", "ssm"), [2.0, math.nan, math.inf, 1.0]).passed
+    wrong = apart(("rate", "ssm"), [2.0001, math.nan, math.inf, 1.0])
+    assert not wrong.passed
+    assert wrong.tensor == "rate, ssm"
+    assert wrong.deviation == pytest.approx(5e-5 / probes.EPS, rel=1e-6)
+    assert not apart(("rate", "ssm"), [2.0, math.nan, 9.0, 1.0]).passed
+    assert not apart(("lag_profile", "mixer"), [1.0]).passed
+
+
+def test_full_precision_is_for_the_block_alone():
+    @full_precision()
+    def inside():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert before[0]
+    assert inside() == (False, False)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
