@@ -7,6 +7,7 @@ docs/adding-a-backend.md.
 from importlib import import_module
 from typing import Literal, Protocol, cast, overload
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class Backend(Protocol):
 
 def available_backends() -> dict[str, str | None]:
     """Every backend, in the order "auto" tries them, with why it cannot run on this machine, or None."""
-    return {name: _load(name)[1] for name in BACKENDS}
+    return {name: _load(name) or _LOADED[name][1] for name in BACKENDS}
 
 
 def choose_backend(u: Float[Tensor, "B D L"], *, backend: str = "auto") -> str:
@@ -172,7 +173,8 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
         raise ValueError(f"backend: met {name!r}, wanted one of {', '.join(map(repr, ('auto', *BACKENDS)))}")
     reasons = {}
     for candidate in BACKENDS if name == "auto" else (name,):
-        module, reason = _load(candidate)
+        _load(candidate)
+        module, reason = _LOADED[candidate]
         reason = reason if module is None else module.supports(call)
         if module is not None and reason is None:
             return candidate, module
@@ -185,11 +187,20 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
     )
 
 
-def _load(name: str) -> tuple[Backend | None, str | None]:
-    """A backend's module, or why it cannot be imported here: a missing dependency. Our own faults are raised."""
-    try:
-        return cast(Backend, import_module(f"vmp.scan.{name}")), None
-    except ImportError as error:
-        if (error.name or "").startswith("vmp"):
-            raise
-        return None, str(error)
+_LOADED: dict[str, tuple[Backend | None, str | None]] = {}
+"""A backend's module, or why it cannot be imported here, of those that were asked for."""
+
+
+@torch.compiler.assume_constant_result
+def _load(name: str) -> None:
+    """Have a backend in `_LOADED`. A missing dependency is a reason; our own faults are raised.
+
+    torch.compile runs it while it traces, as it cannot trace an import, and reads the module from there.
+    """
+    if name not in _LOADED:
+        try:
+            _LOADED[name] = (cast(Backend, import_module(f"vmp.scan.{name}")), None)
+        except ImportError as error:
+            if (error.name or "").startswith("vmp"):
+                raise
+            _LOADED[name] = (None, str(error))
