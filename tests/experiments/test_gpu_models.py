@@ -52,8 +52,7 @@ def test_scan_operations_by_hand():
 def test_training_at_toy_sizes():
     records = []
     training.training(training.TOY, "cpu", records.append)
-    rows = {row.names if hasattr(row, "names") else (row.group, row.subject, row.quantity): row
-            for row in records if isinstance(row, Row)}  # fmt: skip
+    rows = {(row.group, row.subject, row.quantity): row for row in records if isinstance(row, Row)}
     for subject in training.subjects(training.TOY):
         step, rate = (rows["training", subject.name, name] for name in ("step", "throughput"))
         assert step.problem == ""

@@ -33,7 +33,7 @@ class Backend(Protocol):
 
 def available_backends() -> dict[str, str | None]:
     """Every backend, in the order "auto" tries them, with why it cannot run on this machine, or None."""
-    return {name: _load(name) or _LOADED[name][1] for name in BACKENDS}
+    return {name: _load(name)[1] for name in BACKENDS}
 
 
 def choose_backend(u: Float[Tensor, "B D L"], *, backend: str = "auto") -> str:
@@ -171,10 +171,11 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
     """The backend of that name, or with "auto" the first that serves `call`; its name and the module."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend: met {name!r}, wanted one of {', '.join(map(repr, ('auto', *BACKENDS)))}")
+    if torch.compiler.is_compiling():
+        _load_all()
     reasons = {}
     for candidate in BACKENDS if name == "auto" else (name,):
-        _load(candidate)
-        module, reason = _LOADED[candidate]
+        module, reason = _LOADED.get(candidate) or _load(candidate)
         reason = reason if module is None else module.supports(call)
         if module is not None and reason is None:
             return candidate, module
@@ -192,11 +193,18 @@ _LOADED: dict[str, tuple[Backend | None, str | None]] = {}
 
 
 @torch.compiler.assume_constant_result
-def _load(name: str) -> None:
-    """Have a backend in `_LOADED`. A missing dependency is a reason; our own faults are raised.
+def _load_all() -> None:
+    """Have every backend in `_LOADED`.
 
-    torch.compile runs it while it traces, as it cannot trace an import, and reads the module from there.
+    torch.compile cannot trace an import. It runs this while it traces, before it looks at `_LOADED`, which it then
+    holds for unchanging.
     """
+    for name in BACKENDS:
+        _load(name)
+
+
+def _load(name: str) -> tuple[Backend | None, str | None]:
+    """A backend's module, or why it cannot be imported here: a missing dependency. Our own faults are raised."""
     if name not in _LOADED:
         try:
             _LOADED[name] = (cast(Backend, import_module(f"vmp.scan.{name}")), None)
@@ -204,3 +212,4 @@ def _load(name: str) -> None:
             if (error.name or "").startswith("vmp"):
                 raise
             _LOADED[name] = (None, str(error))
+    return _LOADED[name]

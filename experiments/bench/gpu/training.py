@@ -126,7 +126,8 @@ def _measure(
 
 def _step(subject: Subject, sizes: TrainingSizes, device: str) -> Callable[[], float]:
     """One update of a fresh model on the same clips; it gives the loss."""
-    model = VideoModel(subject.config).to(device).train()
+    with torch.device(device):
+        model = VideoModel(subject.config).train()
     videos = clips(subject.config, sizes.batch, device)
     labels = torch.randint(CLASSES, (sizes.batch,), device=device)
     if subject.compiled:
