@@ -1,0 +1,60 @@
+"""A mixer's scan under torch.compile: in Triton without a graph break, with the results of eager calls.
+
+In a process of its own, without the checks of shapes that the other tests wrap the mixer's functions in.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+PROGRAM = """
+import copy, sys
+import torch
+from vmp.config import named_config
+from vmp.model import Block
+from vmp.scan import numba_cpu
+
+# As on a GPU, where "auto" passes it over.
+if sys.argv[1] == "auto":
+    numba_cpu.supports = lambda call: f"u is on {call.u.device}"
+scan, half = sys.argv[1], sys.argv[2] == "bfloat16"
+torch.manual_seed(0)
+config = named_config("vmp_micro", variant="paper", d_model=8, d_state=2)
+eager = [Block(config, 0.0) for _ in range(2)]
+for block in eager:
+    block.mixer.backend = scan
+compiled = copy.deepcopy(eager)
+for block in compiled:
+    block.compile(backend="aot_eager", fullgraph=scan != "numba_cpu")
+clip = torch.randn(1, 5, 8)
+
+def results(blocks):
+    stream = start = clip.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for block in blocks:
+            stream = block(stream)
+    stream.square().mean().backward()
+    return [stream.detach(), start.grad, *(p.grad for block in blocks for p in block.parameters())]
+
+for got, expected in zip(results(compiled), results(eager), strict=True):
+    torch.testing.assert_close(got, expected)
+if scan != "numba_cpu":
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "the blocks share no artefact"
+with torch.no_grad():
+    torch.testing.assert_close(compiled[0](clip), eager[0](clip))
+"""
+
+
+@pytest.mark.parametrize(
+    ("scan", "dtype"), [("triton_gpu", "float32"), ("auto", "bfloat16"), ("numba_cpu", "float32")]
+)
+def test_compiled_as_eager(scan: str, dtype: str) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, scan, dtype], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
