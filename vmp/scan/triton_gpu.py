@@ -67,7 +67,7 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
     if call.u.shape[2] == 0:
         return torch.zeros_like(call.u), call.initial_state()
     dtype = call.compute_dtype
-    B, C = (x.to(dtype).transpose(2, 3).contiguous() for x in (call.B, call.C))
+    B, C = (x.to(dtype).transpose(2, 3) for x in (call.B, call.C))
     A, D, bias, h0 = (
         None if x is None else x.to(dtype).contiguous() for x in (call.A, call.D, call.delta_bias, call.h0)
     )
@@ -176,6 +176,7 @@ class _Scan(torch.autograd.Function):
         """Output, last state and, with `options.keep`, the state before every K steps."""
         batch, channels, length = u.shape
         states = A.shape[1]
+        B, C = _packed(B), _packed(C)
         # Channels fastest, as the projection that follows a mixer's scan wants them.
         out = u.new_empty((batch, length, channels), dtype=_stored(u)).transpose(1, 2)
         last = A.new_empty((batch, channels, states))
@@ -308,7 +309,20 @@ class _Cut:
         """The gradient of `like` from what each program, or for rows constant in time each chunk, found of it."""
         if like.shape[2] == 1:
             partial = partial.sum(1)[:, :, None]
-        return partial.unflatten(1, (like.shape[1], -1)).sum(2).sum_to_size(like.shape)
+        partial = partial.unflatten(1, (like.shape[1], -1)).sum(2)
+        return partial.sum_to_size((like.shape[0], *partial.shape[1:]))
+
+
+def _packed(rows: Float[Tensor, "B1 G L1 N"]) -> Float[Tensor, "B1 G L2 N"]:
+    """Rows as the kernels read them, a vector each; with T more of zeros at both ends where they vary in time.
+
+    So a group of T steps that goes beyond the sequence needs no address of its own.
+    """
+    if rows.shape[2] == 1:
+        return rows.contiguous()
+    packed = rows.new_zeros((*rows.shape[:2], rows.shape[2] + 2 * T, rows.shape[3]))
+    packed[:, :, T:-T] = rows
+    return packed
 
 
 def _stored(x: Tensor) -> torch.dtype:

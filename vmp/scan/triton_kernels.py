@@ -4,7 +4,7 @@ Shapes are tiles of N states (padded to a power of two), W channels and T = 4 st
 which they are taken, from s = 0; tokens as they lie in memory, from 0, so that with REVERSE step s is token
 length - 1 - s and a tile of T ascending tokens is gone through from its end. A pointer may be None, which is
 compiled in. What lies outside of the sequence is loaded as 0, with a step size of 0: it leaves states and
-adjoints as they are.
+adjoints as they are; rows of B and C are padded with zeros for that.
 """
 
 import triton
@@ -26,9 +26,10 @@ def _softplus(x):
     TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 7
     e = tl.exp2(-tl.abs(x) * LOG2_E)
     s = e / (2 + e)
+    square = s * s
     p = tl.zeros_like(x) + 1.0 / (2 * TERMS + 1)
     for k in tl.static_range(TERMS):
-        p = p * s * s + 1.0 / (2 * (TERMS - 1 - k) + 1)
+        p = p * square + 1.0 / (2 * (TERMS - 1 - k) + 1)
     return tl.where(x > 20, x, tl.maximum(x, 0.0) + 2 * s * p)
 
 
@@ -62,9 +63,10 @@ def _rates(A_ptr, d, ok, one, STATES: tl.constexpr, N: tl.constexpr, VECTOR: tl.
 
 
 @triton.jit
-def _mask(ok, token, length, T: tl.constexpr):
+def _mask(ok, token, length, T: tl.constexpr, REVERSE: tl.constexpr):
+    """Which elements of a tile there are: a tile reaches beyond the end at which the steps come to theirs alone."""
     tokens = token + tl.arange(0, T)
-    return ok[:, None] & (tokens >= 0)[None, :] & (tokens < length)[None, :]
+    return ok[:, None] & (tokens >= 0 if REVERSE else tokens < length)[None, :]
 
 
 @triton.jit
@@ -73,11 +75,20 @@ def _tile_at(ptr, d, token, stride_d, stride_l, T: tl.constexpr):
 
 
 @triton.jit
-def _tile(ptr, d, ok, token, length, stride_d, stride_l, T: tl.constexpr):
+def _tile(ptr, d, ok, token, length, stride_d, stride_l, T: tl.constexpr, REVERSE: tl.constexpr):
     """T tokens of these channels, [W, T], zero outside of the sequence."""
-    return tl.load(
-        _tile_at(ptr, d, token, stride_d, stride_l, T), mask=_mask(ok, token, length, T), other=0.0
-    )
+    mask = _mask(ok, token, length, T, REVERSE)
+    return tl.load(_tile_at(ptr, d, token, stride_d, stride_l, T), mask=mask, other=0.0)
+
+
+@triton.jit
+def _settled(x):
+    """`x` itself. The compiler moves a change of layout up to the loads, unless it meets a sum along an axis.
+
+    This one is over an axis of one element and costs nothing. Without it every lane that uses a step size makes it
+    from delta anew (Triton 3.6; 3.9 does not).
+    """
+    return tl.reshape(tl.cumsum(x[:, :, None], 2), x.shape)
 
 
 @triton.jit
@@ -87,7 +98,7 @@ def _steps(raw, bias, mask, SOFTPLUS: tl.constexpr):
         raw += bias[:, None]
     if SOFTPLUS:
         raw = _softplus(raw)
-    return tl.where(mask, raw, 0.0)
+    return _settled(tl.where(mask, raw, 0.0))
 
 
 @triton.jit
@@ -109,29 +120,28 @@ def _joined(x):
 @triton.jit
 def _rows(
     ptr, b, d, ok, first, batches, groups, channels, length,
-    ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr,
+    ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """B or C for this program: the pointer to its first row, or where constant in time the tile [N, W]."""
+    """B or C for this program: pointers [N] to its row at token 0, or where constant in time the tile [N, W]."""
     width = channels // groups
-    ptr += (b % batches) * groups * (length if ROWS else 1) * STATES
     if ROWS:
-        return ptr + (first // width).to(tl.int64) * length * STATES
+        # T rows of zeros lie before the first and behind the last.
+        ptr += ((b % batches) * groups + first // width) * (length + 2 * T) * STATES
+        return ptr + T * STATES + tl.arange(0, N)
     else:
+        ptr += (b % batches) * groups * STATES
         return tl.load(_states_at(ptr, d // width, STATES, N), mask=_states_mask(ok, STATES, N), other=0.0)
 
 
 @triton.jit
-def _row(rows, token, length, ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr):
-    """B or C at a token, [N, 1] or [N, W]. Outside of the sequence, where it meets a step of 0, the nearest token's:
-    a mask would take an instruction for every two registers.
-    """
+def _row(rows, token, i: tl.constexpr, ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr):
+    """B or C at a token and i more, [N, 1] or [N, W]; i apart, as the loads of a group then share an address."""
     if ROWS:
-        n = tl.arange(0, N)
-        at = rows + tl.minimum(tl.maximum(token, 0), length - 1) * STATES + n
+        at = rows + token * STATES + i * STATES
         if STATES == N:
             return tl.load(at)[:, None]
         else:
-            return tl.load(at, mask=n < STATES, other=0.0)[:, None]
+            return tl.load(at, mask=tl.arange(0, N) < STATES, other=0.0)[:, None]
     else:
         return rows
 
@@ -169,7 +179,7 @@ def chunk_states(
     source = c + 1 if ADJOINT else c
     target = c if ADJOINT else c + 1
     A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
-    rows = _rows(R_ptr, b, d, ok, first, R_batches, R_groups, channels, length, ROWS, STATES, N)
+    rows = _rows(R_ptr, b, d, ok, first, R_batches, R_groups, channels, length, ROWS, STATES, N, T)
     bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
     x_ptr += b * x_b
     delta_ptr += b * delta_b
@@ -182,18 +192,18 @@ def chunk_states(
     for j in range(count):
         s = begin + (count - 1 - j if ADJOINT else j) * T
         token = length - T - s if REVERSE else s
-        x = _tile(x_ptr, d, ok, token, length, x_d, x_l, T).to(dtype)
-        delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
-        delta = _steps(delta, bias, _mask(ok, token, length, T), SOFTPLUS)
+        x = _tile(x_ptr, d, ok, token, length, x_d, x_l, T, REVERSE).to(dtype)
+        delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T, REVERSE).to(dtype)
+        delta = _steps(delta, bias, _mask(ok, token, length, T, REVERSE), SOFTPLUS)
         if z_ptr is not None:
-            z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T).to(dtype)
-            x *= z * _sigmoid(z)
+            z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T, REVERSE).to(dtype)
+            x = _settled(x * z * _sigmoid(z))
         total += tl.sum(delta, 1)
         deltas, xs = _columns(delta), _columns(x)
         driven = _columns(x * delta)
         for i in tl.static_range(T - 1 if FLIP else 0, -1 if FLIP else T, -1 if FLIP else 1):
             Abar = tl.exp2(deltas[i][None, :] * A)
-            row = _row(rows, token + i, length, ROWS, STATES, N)
+            row = _row(rows, token, i, ROWS, STATES, N)
             if ADJOINT:
                 h = Abar * (h + xs[i][None, :] * row)
             elif ELEMENTAL:
@@ -247,8 +257,8 @@ def forward(
     c, chunks, b = tl.program_id(1), tl.num_programs(1), tl.program_id(2).to(tl.int64)
     inside = _states_mask(ok, STATES, N)
     A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
-    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N)
-    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N)
+    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N, T)
+    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N, T)
     bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
     u_ptr += b * u_b
     delta_ptr += b * delta_b
@@ -264,41 +274,43 @@ def forward(
     begin = c * chunk
     end = tl.minimum(begin + chunk, length)
     token = length - T - begin if REVERSE else begin
-    u_next = _tile(u_ptr, d, ok, token, length, u_d, u_l, T)
-    delta_next = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T)
-    z_next = u_next if z_ptr is None else _tile(z_ptr, d, ok, token, length, z_d, z_l, T)
+    u_next = _tile(u_ptr, d, ok, token, length, u_d, u_l, T, REVERSE)
+    delta_next = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T, REVERSE)
+    z_next = u_next if z_ptr is None else _tile(z_ptr, d, ok, token, length, z_d, z_l, T, REVERSE)
     for s in range(begin, end, T):
         token = length - T - s if REVERSE else s
         following = token - T if REVERSE else token + T
         u, delta, z = u_next.to(dtype), delta_next.to(dtype), z_next.to(dtype)
-        u_next = _tile(u_ptr, d, ok, following, length, u_d, u_l, T)
-        delta_next = _tile(delta_ptr, d, ok, following, length, delta_d, delta_l, T)
+        u_next = _tile(u_ptr, d, ok, following, length, u_d, u_l, T, REVERSE)
+        delta_next = _tile(delta_ptr, d, ok, following, length, delta_d, delta_l, T, REVERSE)
         if z_ptr is not None:
-            z_next = _tile(z_ptr, d, ok, following, length, z_d, z_l, T)
+            z_next = _tile(z_ptr, d, ok, following, length, z_d, z_l, T, REVERSE)
         else:
             z_next = u_next
-        mask = _mask(ok, token, length, T)
+        mask = _mask(ok, token, length, T, REVERSE)
         delta = _steps(delta, bias, mask, SOFTPLUS)
         if kept_ptr is not None:
             if s % K == 0:
                 kept = kept_ptr + (b * tl.cdiv(length, K) + s // K) * channels * STATES
                 tl.store(_states_at(kept, d, STATES, N), h, mask=inside)
-        us, deltas, driven = _columns(u), _columns(delta), _columns(u * delta)
+        us, deltas = _columns(u), _columns(delta)
         ys = ()
         for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
             Abar = tl.exp2(deltas[i][None, :] * A)
-            own = driven[i][None, :] * _row(B_rows, token + i, length, B_ROWS, STATES, N)
-            C = _row(C_rows, token + i, length, C_ROWS, STATES, N)
+            B = _row(B_rows, token, i, B_ROWS, STATES, N)
+            C = _row(C_rows, token, i, C_ROWS, STATES, N)
+            own = (us[i] * deltas[i])[None, :]
             if MASK:
                 decayed = Abar * h
                 y = tl.sum(C * decayed, 0)
-                h = decayed + own
+                # Left to itself the compiler fuses Abar * h into the sum, and multiplies it out a second time for y.
+                h = tl.fma(own, B, decayed)
                 if ELEMENTAL:
                     h += Abar * us[i][None, :]
             else:
                 if ELEMENTAL:
                     h += us[i][None, :]
-                h = Abar * h + own
+                h = Abar * h + own * B
                 y = tl.sum(C * h, 0)
             ys = (y,) + ys if REVERSE else ys + (y,)
         y = _joined(ys)
@@ -331,8 +343,8 @@ def backward(
     n = tl.arange(0, N)
     inside = _states_mask(ok, STATES, N)
     A = _rates(A_ptr, d, ok, one, STATES, N, VECTOR)
-    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N)
-    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N)
+    B_rows = _rows(B_ptr, b, d, ok, first, B_batches, B_groups, channels, length, B_ROWS, STATES, N, T)
+    C_rows = _rows(C_ptr, b, d, ok, first, C_batches, C_groups, channels, length, C_ROWS, STATES, N, T)
     bias = None if bias_ptr is None else tl.load(bias_ptr + d, mask=ok, other=0.0)
     u_ptr += b * u_b
     delta_ptr += b * delta_b
@@ -369,12 +381,12 @@ def backward(
             s = start + g * T
             token = length - T - s if REVERSE else s
             tl.store(_states_at(scratch + g * W * STATES, slot, STATES, N), h, mask=inside)
-            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T).to(dtype)
-            delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
-            delta = _steps(delta, bias, _mask(ok, token, length, T), SOFTPLUS)
+            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T, REVERSE).to(dtype)
+            delta = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T, REVERSE).to(dtype)
+            delta = _steps(delta, bias, _mask(ok, token, length, T, REVERSE), SOFTPLUS)
             us, deltas, driven = _columns(u), _columns(delta), _columns(u * delta)
             for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
-                row = _row(B_rows, token + i, length, B_ROWS, STATES, N)
+                row = _row(B_rows, token, i, B_ROWS, STATES, N)
                 Abar = tl.exp2(deltas[i][None, :] * A)
                 if ELEMENTAL:
                     h += us[i][None, :]
@@ -385,23 +397,23 @@ def backward(
             g = K // T - 1 - back
             s = start + g * T
             token = length - T - s if REVERSE else s
-            mask = _mask(ok, token, length, T)
-            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T).to(dtype)
-            raw = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T).to(dtype)
-            dy = _tile(dout_ptr, d, ok, token, length, dout_d, dout_l, T).to(dtype)
+            mask = _mask(ok, token, length, T, REVERSE)
+            u = _tile(u_ptr, d, ok, token, length, u_d, u_l, T, REVERSE).to(dtype)
+            raw = _tile(delta_ptr, d, ok, token, length, delta_d, delta_l, T, REVERSE).to(dtype)
+            dy = _tile(dout_ptr, d, ok, token, length, dout_d, dout_l, T, REVERSE).to(dtype)
             if bias is not None:
                 raw += bias[:, None]
             delta = _steps(raw, None, mask, SOFTPLUS)
             dout = dy
             if z_ptr is not None:
-                z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T).to(dtype)
-                gate = _sigmoid(z)
-                dy = dout * z * gate
+                z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T, REVERSE).to(dtype)
+                gate = _settled(_sigmoid(z))
+                dy = _settled(dout * z * gate)
             us, deltas, driven, dys = _columns(u), _columns(delta), _columns(u * delta), _columns(dy)
             h = tl.load(_states_at(scratch + g * W * STATES, slot, STATES, N), mask=inside, other=0.0)
             before = (h,)
             for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
-                row = _row(B_rows, token + i, length, B_ROWS, STATES, N)
+                row = _row(B_rows, token, i, B_ROWS, STATES, N)
                 Abar = tl.exp2(deltas[i][None, :] * A)
                 if ELEMENTAL:
                     h += us[i][None, :]
@@ -409,8 +421,8 @@ def backward(
                 before = (h,) + before if REVERSE else before + (h,)
             dxs, exponents, directs, ys = (), (), (), ()
             for i in tl.static_range(0 if REVERSE else T - 1, T if REVERSE else -1, 1 if REVERSE else -1):
-                B = _row(B_rows, token + i, length, B_ROWS, STATES, N)
-                C = _row(C_rows, token + i, length, C_ROWS, STATES, N)
+                B = _row(B_rows, token, i, B_ROWS, STATES, N)
+                C = _row(C_rows, token, i, C_ROWS, STATES, N)
                 Abar = tl.exp2(deltas[i][None, :] * A)
                 decayed = Abar * before[i + 1 if REVERSE else i]
                 thru = G + C * dys[i][None, :]
@@ -464,7 +476,7 @@ def backward(
                     du += tl.where(is_first[None, :], tl.sum(G, 0)[:, None], 0.0)
             ddelta = dx * u + _joined(exponents) * LN_2
             if SOFTPLUS:
-                ddelta *= tl.where(raw > 20, 1.0, _sigmoid(raw))
+                ddelta *= _settled(tl.where(raw > 20, 1.0, _sigmoid(raw)))
             if dbias_ptr is not None:
                 dbias += tl.sum(tl.where(mask, ddelta, 0.0), 1)
             tl.store(_tile_at(du_ptr, d, token, du_d, du_l, T), du, mask=mask)
