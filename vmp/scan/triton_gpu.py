@@ -214,6 +214,7 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the first nine, None for those that are absent."""
         batch, channels, length = u.shape
+        B, C = _packed(B), _packed(C)
         states = A.shape[1]
         dout = u.new_zeros(()).expand(u.shape) if dout is None else dout
         dlast = None if dlast is None else dlast.contiguous()
@@ -310,6 +311,7 @@ class _Cut:
         if like.shape[2] == 1:
             partial = partial.sum(1)[:, :, None]
         partial = partial.unflatten(1, (like.shape[1], -1)).sum(2)
+        # Its own length, as `like` is padded.
         return partial.sum_to_size((like.shape[0], *partial.shape[1:]))
 
 

@@ -376,8 +376,10 @@ def backward(
         start = begin + (intervals - 1 - interval) * K
         kept = kept_ptr + (b * kept_count + start // K) * channels * STATES
         h = tl.load(_states_at(kept, d, STATES, N), mask=inside, other=0.0)
+        # The last interval may end early, and rows of B and C reach T beyond the sequence, no further.
+        groups_here = tl.cdiv(tl.minimum(K, length - start), T)
         # Forward once, to the state before each group of T steps.
-        for g in range(K // T):
+        for g in range(groups_here):
             s = start + g * T
             token = length - T - s if REVERSE else s
             tl.store(_states_at(scratch + g * W * STATES, slot, STATES, N), h, mask=inside)
@@ -393,8 +395,8 @@ def backward(
                 h = Abar * h + driven[i][None, :] * row
         tl.debug_barrier()
         # Then a group at a time from the end: to the state before each step, and back through these.
-        for back in range(K // T):
-            g = K // T - 1 - back
+        for back in range(groups_here):
+            g = groups_here - 1 - back
             s = start + g * T
             token = length - T - s if REVERSE else s
             mask = _mask(ok, token, length, T, REVERSE)

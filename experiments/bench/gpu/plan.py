@@ -20,19 +20,19 @@ def gpu_steps(rehearse: bool, seed: int) -> tuple[GpuStep, ...]:
     """Every step, at toy sizes for a rehearsal on the CPU."""
     scans = replace(TOY if rehearse else GpuSizes(), seed=seed)
     tests = "test_option and triton_gpu and plain" if rehearse else ON_DEVICE
-    limit = partial(max, 120.0) if rehearse else float
+    limit = partial(max, 300.0) if rehearse else float
     return (
         GpuStep("ceilings", limit(40), "copy bandwidth and special-function rate of the device",
                 partial(ceilings, *((2**10, 3) if rehearse else (2**28, 4096)))),
-        GpuStep("correctness", limit(150), "the scan's and the matrix's tests on the device, against float64",
+        GpuStep("correctness", limit(170), "the scan's and the matrix's tests on the device, against float64",
                 partial(correctness, tests)),
         GpuStep("scan", limit(75), "scans at the targets' sizes, beside mamba_ssm and a token loop",
                 partial(scan_timing, scans)),
         GpuStep("reduce", limit(45), "the implicit attention of one layer, then of all of videomambapro_middle",
                 partial(matrices.reduce_step, matrices.TOY if rehearse else matrices.MatrixSizes())),
-        GpuStep("probes", limit(45), "decay and contradiction with --device cuda beside --device cpu",
+        GpuStep("probes", limit(90), "decay and contradiction with --device cuda beside --device cpu",
                 partial(probes.probes_step, probes.TOY if rehearse else probes.ProbeSizes())),
-        GpuStep("training", limit(80), "a training step of videomambapro_tiny, without its scan, and self-attention",
+        GpuStep("training", limit(110), "a training step of videomambapro_tiny, without its scan, and self-attention",
                 partial(training.training, training.TOY if rehearse else training.TrainingSizes())),
         GpuStep("efficiency", limit(75), "clips a second of three sizes at 8 to 64 frames, beside self-attention",
                 partial(efficiency.efficiency, efficiency.TOY if rehearse else efficiency.EfficiencySizes())),

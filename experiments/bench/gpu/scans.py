@@ -143,9 +143,11 @@ def cut_timing(sizes: GpuSizes, device: str, emit: Emit) -> None:
         for cut in cuts(batch, length, backward=quantity != "forward")
     ]
     if device != "cpu":
-        # Compiled side by side, and kept on disk; what is timed below finds them there.
+        # Compiled side by side, and kept on disk; what is timed below finds them there. How many chunks there are is no
+        # matter of compilation, unless it is one.
+        kinds = {(*one[:3], one[3].width, one[3].vector, one[3].chunk < one[1]): one for one in wanted}
         with ProcessPoolExecutor(12, mp_context=get_context("spawn")) as pool:
-            list(pool.map(_compile_cut, [(sizes, device, *one) for one in wanted]))
+            list(pool.map(_compile_cut, [(sizes, device, *one) for one in kinds.values()]))
     for batch, length, quantity, cut in wanted:
         call, says = _cut_call(sizes, device, batch, length, quantity, cut)
         with planned(cut, backward=quantity != "forward"):

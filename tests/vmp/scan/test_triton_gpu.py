@@ -59,6 +59,25 @@ def test_no_uninitialised_memory_is_read(length: int, monkeypatch: pytest.Monkey
     assert all(torch.equal(clean[name], poisoned[name]) for name in clean)
 
 
+@pytest.mark.parametrize("option", ["mask, initial", "elemental", "reverse"])
+def test_no_row_is_read_beyond_its_padding(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of B and C that lie between NaN: a sequence ends early in its last interval of K steps."""
+    monkeypatch.setattr(triton_gpu, "K", 32)
+    arguments = example(5, torch.float32, **OPTIONS[option])
+    clean = run(arguments, "triton_gpu")
+    packed = triton_gpu._packed
+
+    def guarded(rows: torch.Tensor) -> torch.Tensor:
+        inner, room = packed(rows), 64 * triton_gpu.K * rows.shape[3]
+        whole = torch.full((inner.numel() + 2 * room,), torch.nan, dtype=inner.dtype, device=inner.device)
+        whole[room:-room] = inner.flatten()
+        return whole[room:-room].view(inner.shape)
+
+    monkeypatch.setattr(triton_gpu, "_packed", guarded)
+    between = run(arguments, "triton_gpu")
+    assert all(torch.equal(clean[name], between[name]) for name in clean)
+
+
 def test_each_tensor_may_have_its_own_dtype_and_order() -> None:
     """Step sizes in float32 beside inputs in bfloat16, as the mixer has them, each the other way round in memory."""
     arguments = example(6, torch.bfloat16, D=..., z=...)
