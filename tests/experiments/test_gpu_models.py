@@ -54,8 +54,9 @@ def test_training_at_toy_sizes():
     training.training(training.TOY, "cpu", records.append)
     rows = {(row.group, row.subject, row.quantity): row for row in records if isinstance(row, Row)}
     for subject in training.subjects(training.TOY):
-        step, rate = (rows["training", subject.name, name] for name in ("step", "throughput"))
+        step = rows["training", subject.name, "step"]
         assert step.problem == ""
+        rate = rows["training", subject.name, "throughput"]
         assert len(step.samples) == training.TOY.steps
         assert rate.samples == tuple(training.TOY.batch / s for s in step.samples)
         assert rows["training", subject.name, "peak memory"].problem.startswith("not measured")
