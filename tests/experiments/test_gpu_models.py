@@ -1,5 +1,6 @@
 """The GPU's steps `training` and `efficiency` at toy sizes on the CPU, what they count, and the figure."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -64,7 +65,8 @@ pickle.dump(records, open(sys.argv[1], "wb"))
 def test_training_at_toy_sizes(tmp_path):
     """In a process of its own: torch.compile cannot trace the checks of shapes that tests wrap the model in."""
     kept = tmp_path / "records"
-    subprocess.run([sys.executable, "-c", IN_A_PROCESS, str(kept)], check=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", IN_A_PROCESS, str(kept)], env=environment, check=True)
     records = pickle.loads(kept.read_bytes())
     rows = {(row.group, row.subject, row.quantity): row for row in records if isinstance(row, Row)}
     for subject in training.subjects(training.TOY):
