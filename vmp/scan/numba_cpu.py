@@ -32,6 +32,7 @@ def supports(call: ScanCall) -> str | None:
     return None
 
 
+@torch.compiler.disable  # it would be traced into numba's own code, for half a minute and to no use
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
     """Output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`.
 

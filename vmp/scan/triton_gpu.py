@@ -194,7 +194,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_Scan.gradients(*ctx.saved_tensors, dout, dlast, ctx.options), None
+        arguments: tuple[Any, ...] = (*ctx.saved_tensors, dout, dlast, ctx.options)
+        return *_Scan.gradients(*arguments), None
 
     @staticmethod
     def gradients(
@@ -241,7 +242,7 @@ class _Scan(torch.autograd.Function):
         dB, dC = cut.summed(dB, B), cut.summed(dC, C)
         dD, dbias = (None if x is None else x.sum((0, 1)) for x in (dD, dbias))
         du, ddelta = du.to(u.dtype), ddelta.to(delta.dtype)
-        dz = None if dz is None else dz.to(z.dtype)
+        dz = None if dz is None or z is None else dz.to(z.dtype)
         return du, ddelta, dA.sum((0, 1)), dB, dC, dD, dz, dbias, dh0
 
 

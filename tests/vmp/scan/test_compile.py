@@ -40,7 +40,9 @@ def results(blocks):
     stream.square().mean().backward()
     return [stream.detach(), start.grad, *(p.grad for block in blocks for p in block.parameters())]
 
-for got, expected in zip(results(compiled), results(eager), strict=True):
+# Eager first: einops fills a table at its first call, which would be traced once more.
+wanted = results(eager)
+for got, expected in zip(results(compiled), wanted, strict=True):
     torch.testing.assert_close(got, expected)
 if scan != "numba_cpu":
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "the blocks share no artefact"
