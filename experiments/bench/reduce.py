@@ -16,7 +16,7 @@ from experiments.bench.inputs import draw
 from experiments.bench.peers import OPTIONS
 from experiments.bench.results import Check, Measured, Row
 from experiments.bench.steps import Show, Step
-from experiments.bench.timing import Call, Clock, PeakError, interleave, peak_bytes, wall
+from experiments.bench.timing import Call, PeakError, interleave, peak_bytes
 from vmp.layout import TokenLayout
 
 REDUCERS = (AbsoluteMean, LagProfile, FrameMatrix, RowMass)
@@ -26,8 +26,6 @@ SAYS = {
     "direction's `ImplicitAttention`, mask and elemental residual on, class token first",
     "row": "`ImplicitAttention.row` of the last token, every channel",
     "column": "`ImplicitAttention.column` of the first token, every channel",
-    "32 layers": "64 passes as above, two directions of each of 32 layers, at 8 frames",
-    "one layer": "2 passes as above, two directions of one layer, at 64 frames",
 }
 
 
@@ -52,23 +50,17 @@ QUICK = ReduceSizes(16, 4, (2, 4), 3, 2, 0.02)
 
 @final
 class ReduceBench:
-    """The steps of `reduce` on one device, and what they share."""
+    """The steps of `reduce` on the CPU, and what they share."""
 
-    def __init__(self, sizes: ReduceSizes, seed: int, device: str = "cpu", clock: Clock = wall) -> None:
-        self.sizes, self.seed, self.device, self.clock = sizes, seed, device, clock
+    def __init__(self, sizes: ReduceSizes, seed: int) -> None:
+        self.sizes, self.seed = sizes, seed
 
     def steps(self) -> list[Step]:
         """In the order in which they run, the gate first."""
         frames = self.sizes.frames
-        steps = [
+        return [
             Step("gate", self._gate),
             *(Step(f"reduce frames={count}", partial(self._time, count)) for count in frames),
-        ]
-        if self.device == "cuda":
-            layers = {"32 layers": (frames[0], 64), "one layer": (frames[-1], 2)}
-            return [*steps, *(Step(name, partial(self._passes, name, *of)) for name, of in layers.items())]
-        return [
-            *steps,
             *(
                 Step(f"memory frames={count}", partial(self._memory, count))
                 for count in (frames[0], frames[-1])
@@ -76,13 +68,8 @@ class ReduceBench:
             Step("row and column", self._row_and_column),
         ]
 
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Of its rows."""
-        return (SUBJECT, *(("32 layers", "one layer") if self.device == "cuda" else ("row", "column")))
-
-    def _operator(self, layout: TokenLayout, seed: int = 0) -> ImplicitAttention:
-        return operator(self.sizes, layout, self.seed + seed, self.device)
+    def _operator(self, layout: TokenLayout) -> ImplicitAttention:
+        return operator(self.sizes, layout, self.seed, "cpu")
 
     def _gate(self, show: Show) -> Measured:
         layout = self.sizes.layout(self.sizes.frames[0], self.sizes.gate_side)
@@ -98,7 +85,7 @@ class ReduceBench:
         if not problem:
             call = one_pass(self._operator(layout), layout, show)
             one_pass(*self._warm())()
-            samples = interleave({group: call}, budget=self.sizes.budget, most=20, clock=self.clock)[group]
+            samples = interleave({group: call}, budget=self.sizes.budget, most=20)[group]
         note = "one call, after one of a shorter sequence" if len(samples) == 1 else ""
         return Measured((Row(group, SUBJECT, "time", "s", self._case(layout), samples, problem, note),))
 
@@ -128,29 +115,13 @@ class ReduceBench:
             "row": partial(matrix.row, layout.length - 1),
             "column": partial(matrix.column, 0),
         }
-        samples = {} if problem else interleave(calls, budget=self.sizes.budget / 5, clock=self.clock)
+        samples = {} if problem else interleave(calls, budget=self.sizes.budget / 5)
         return Measured(
             tuple(
                 Row("row and column", name, "time", "s", self._case(layout), samples.get(name, ()), problem)
                 for name in calls
             )
         )
-
-    def _passes(self, name: str, frames: int, count: int, show: Show) -> Measured:
-        """Several passes, each of an operator of its own."""
-        layout = self.sizes.layout(frames)
-        problem = self._problem()
-        samples: tuple[float, ...] = ()
-        if not problem:
-            matrices = [self._operator(layout, index) for index in range(count)]
-
-            def passes() -> None:
-                for done, matrix in enumerate(matrices):
-                    one_pass(matrix, layout)()
-                    show(done + 1, count)
-
-            samples = interleave({name: passes}, budget=self.sizes.budget, most=10, clock=self.clock)[name]
-        return Measured((Row(name, name, "time", "s", self._case(layout), samples, problem),))
 
     def _case(self, layout: TokenLayout) -> dict[str, JsonValue]:
         D, N = self.sizes.channels, self.sizes.states

@@ -1,9 +1,5 @@
-"""The GPU's steps `training` and `efficiency` at toy sizes on the CPU, what they count, and the figure."""
+"""What the GPU's steps `training` and `efficiency` count, and the figure; test_gpu_steps.py runs them."""
 
-import os
-import pickle
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.gpu import efficiency, models, training
 from experiments.bench.gpu.efficiency_figure import draw_efficiency, efficiency_points
-from experiments.bench.results import Check, Row, new_run
+from experiments.bench.results import Row, new_run
 from vmp.config import named_config
 from vmp.model import VideoModel
 
@@ -53,34 +49,6 @@ def test_scan_operations_by_hand():
     assert models.scan_flops(replace(config, residual="elemental")) == tokens * channels * (8 * 3 + 8)
 
 
-IN_A_PROCESS = """
-import pickle, sys
-from experiments.bench.gpu import training
-records = []
-training.training(training.TOY, "cpu", records.append)
-pickle.dump(records, open(sys.argv[1], "wb"))
-"""
-
-
-def test_training_at_toy_sizes(tmp_path):
-    """In a process of its own: torch.compile cannot trace the checks of shapes that tests wrap the model in."""
-    kept = tmp_path / "records"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", IN_A_PROCESS, str(kept)], env=environment, check=True)
-    records = pickle.loads(kept.read_bytes())
-    rows = {(row.group, row.subject, row.quantity): row for row in records if isinstance(row, Row)}
-    for subject in training.subjects(training.TOY):
-        step = rows["training", subject.name, "step"]
-        assert step.problem == ""
-        rate = rows["training", subject.name, "throughput"]
-        assert len(step.samples) == training.TOY.steps
-        assert rate.samples == tuple(training.TOY.batch / s for s in step.samples)
-        assert rows["training", subject.name, "peak memory"].problem.startswith("not measured")
-    checks = [check for check in records if isinstance(check, Check)]
-    assert len(checks) == 3
-    assert all(check.passed for check in checks)
-
-
 def test_a_subject_that_fails_does_not_stop_the_others(monkeypatch):
     def without_memory(*arguments):
         raise torch.OutOfMemoryError("no memory\nand more")
@@ -89,21 +57,6 @@ def test_a_subject_that_fails_does_not_stop_the_others(monkeypatch):
     rows = []
     training.training(training.TOY, "cpu", rows.append)
     assert [row.problem for row in rows] == ["FAILED: OutOfMemoryError: no memory"] * 6
-
-
-def test_efficiency_at_toy_sizes():
-    rows = []
-    efficiency.efficiency(efficiency.TOY, "cpu", rows.append)
-    for frames, batch in ((2, 4), (4, 2)):
-        found = {(row.subject, row.quantity): row for row in rows if f", {frames} frames" in row.group}
-        for subject in (efficiency.MAMBA, efficiency.ATTENTION):
-            rate, latency = found[subject, "throughput"], found[subject, "latency"]
-            assert (rate.case["batch"], latency.case["batch"]) == (batch, 1)
-            assert rate.samples
-            assert latency.samples
-            assert found[subject, "peak memory"].problem == "not measured: not on a GPU"
-        mamba, control = (found[s, "parameters"].median for s in (efficiency.MAMBA, efficiency.ATTENTION))
-        assert control == pytest.approx(mamba, rel=models.APART)
 
 
 def test_figure_is_of_saved_rows(tmp_path):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,11 +23,12 @@ ON_DEVICE = "triton or mamba_ssm"
 SUMMARY = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
-def correctness(which: str, device: str, emit: Emit) -> None:
+def correctness(tests: Sequence[str], which: str, device: str, emit: Emit) -> None:
     """Run the tests in processes side by side, as what takes time is the compilation of hundreds of kernels.
 
     Args:
-        which: pytest's `-k`.
+        tests: files of tests, from the project's root.
+        which: of the tests in them, pytest's `-k`.
         device: "cuda", or "cpu" for a rehearsal, in which Triton's interpreter runs the kernels.
         emit: takes a row with the number of tests that passed, or which failed, and for each tensor and dtype the
             largest deviation from the definition in float64 beside what `tests/tolerances.py` allows.
@@ -36,7 +38,7 @@ def correctness(which: str, device: str, emit: Emit) -> None:
         found = Path(folder) / "deviations.jsonl"
         command = [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", str(workers), "-k", which),
-            *("--hypothesis-profile=gpu", f"--deviations={found}", "--tb=line", "-rf", *TESTS),
+            *("--hypothesis-profile=gpu", f"--deviations={found}", "--tb=line", "-rf", *tests),
         ]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

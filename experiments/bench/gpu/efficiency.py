@@ -2,7 +2,6 @@
 
 import functools
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from experiments.bench.gpu.models import autocast, clips, configs, flops, in_a_line, parameters
 from experiments.bench.gpu.timing import clock_of
-from experiments.bench.results import Check, Row
+from experiments.bench.results import Emit, Row
 from experiments.bench.timing import Call, interleave
 from vmp.config import ModelConfig
 from vmp.model import VideoModel
@@ -50,7 +49,7 @@ def group(name: str, frames: int) -> str:
     return f"efficiency {name.removeprefix('videomambapro_')}, {frames} frames"
 
 
-def efficiency(sizes: EfficiencySizes, device: str, emit: Callable[[Row | Check], None]) -> None:
+def efficiency(sizes: EfficiencySizes, device: str, emit: Emit) -> None:
     """Time inference of both mixers at every size and length, the smallest first.
 
     Args:
@@ -72,7 +71,7 @@ def _point(
     both: dict[str, ModelConfig],
     sizes: EfficiencySizes,
     device: str,
-    emit: Callable[[Row | Check], None],
+    emit: Emit,
 ) -> None:
     gc.collect()
     for subject, config in both.items():
@@ -84,7 +83,7 @@ def _point(
         _timed(group, models, clips(config, batch, device), quantity, sizes, device, emit)
 
 
-def _counted(group: str, subject: str, config: ModelConfig, emit: Callable[[Row | Check], None]) -> None:
+def _counted(group: str, subject: str, config: ModelConfig, emit: Emit) -> None:
     case = _case(config)
     emit(Row(group, subject, "parameters", "", case, (float(parameters(config)),)))
     products, scans = flops(config)
@@ -99,7 +98,7 @@ def _timed(
     quantity: str,
     sizes: EfficiencySizes,
     device: str,
-    emit: Callable[[Row | Check], None],
+    emit: Emit,
 ) -> None:
     """Rows of `quantity`, "throughput" or "latency", and of memory with the former, of each model."""
     batch, unit = len(videos), "clips/s" if quantity == "throughput" else "s"

@@ -1,6 +1,6 @@
 """The implicit attention on a device: one pass, the targets' passes, and all of a model's as it runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from experiments.bench.gate import ALLOWED, deviation, failure
 from experiments.bench.gpu.timing import clock_of
 from experiments.bench.inputs import ScanInputs, draw
 from experiments.bench.peers import OPTIONS
-from experiments.bench.results import Check, Row
+from experiments.bench.results import Check, Emit, Row
 from experiments.bench.timing import Call
 from vmp.layout import TokenLayout
 
@@ -53,7 +53,7 @@ class MatrixSizes:
 TOY = MatrixSizes(bench.QUICK, 2, 1, "vmp_micro", {"num_frames": 2, "depth": 1, "d_model": 8})
 
 
-def reduce_step(sizes: MatrixSizes, device: str, emit: Callable[[Row | Check], None]) -> None:
+def reduce_step(sizes: MatrixSizes, device: str, emit: Emit) -> None:
     """Check the reducers against the dense matrix in float64, then time them; what is wrong is not timed.
 
     Args:
@@ -91,7 +91,7 @@ def _operator(x: ScanInputs) -> ImplicitAttention:
     )
 
 
-def _gate(sizes: MatrixSizes, device: str, emit: Callable[[Row | Check], None]) -> str:
+def _gate(sizes: MatrixSizes, device: str, emit: Emit) -> str:
     """Emit the bench's own gate, and whether two passes give the same bits; what failed, or ""."""
     matrix = sizes.matrix
     layout = matrix.layout(matrix.frames[0], matrix.gate_side)
@@ -115,7 +115,7 @@ def _tensors(found: Any) -> list[Tensor]:
     return [part for part in parts if isinstance(part, Tensor)]
 
 
-def _at_length(inputs: ScanInputs, layout: TokenLayout, emit: Callable[[Row | Check], None]) -> str:
+def _at_length(inputs: ScanInputs, layout: TokenLayout, emit: Emit) -> str:
     """Emit how far the last rows of W are from the definition in float64 at the length that is timed."""
     operator, exact = _operator(inputs), _operator(inputs.double())
     L = layout.length
@@ -138,7 +138,7 @@ def _time(
     count: int,
     problem: str,
     device: str,
-    emit: Callable[[Row | Check], None],
+    emit: Emit,
 ) -> None:
     """Emit the time of ``count`` passes, each of an operator made anew."""
 
@@ -159,7 +159,7 @@ def _samples(call: Call, repeats: int, device: str) -> tuple[float, ...]:
     return tuple(clock(call) for _ in range(repeats))
 
 
-def _captured(sizes: MatrixSizes, device: str, emit: Callable[[Row | Check], None]) -> None:
+def _captured(sizes: MatrixSizes, device: str, emit: Emit) -> None:
     """Emit the time of a model's forward pass alone, and with a pass over alpha of all its layers."""
     torch.manual_seed(sizes.seed)
     with torch.device(device):
@@ -192,9 +192,7 @@ def _captured(sizes: MatrixSizes, device: str, emit: Callable[[Row | Check], Non
         emit(Row(CAPTURED, CAPTURED, quantity, "s", {"inputs": what}, samples, note=note))
 
 
-def _kernels(
-    sizes: MatrixSizes, layout: TokenLayout, device: str, emit: Callable[[Row | Check], None]
-) -> None:
+def _kernels(sizes: MatrixSizes, layout: TokenLayout, device: str, emit: Emit) -> None:
     """Emit the device time of each of the longest kernels of a pass, and of all together."""
     kind = torch.profiler.ProfilerActivity
     call = bench.one_pass(_operator(_draw(sizes, layout, 0, device)), layout)

@@ -5,7 +5,7 @@ from functools import partial
 
 from experiments.bench.gpu import efficiency, matrices, probes, training
 from experiments.bench.gpu.ceilings import ceilings
-from experiments.bench.gpu.correct import ON_DEVICE, correctness
+from experiments.bench.gpu.correct import ON_DEVICE, TESTS, correctness
 from experiments.bench.gpu.profile import profile
 from experiments.bench.gpu.runner import GpuStep
 from experiments.bench.gpu.scans import TOY, GpuSizes, cut_timing, scan_timing
@@ -19,13 +19,14 @@ EXTRA = ("cuts",)
 def gpu_steps(rehearse: bool, seed: int) -> tuple[GpuStep, ...]:
     """Every step, at toy sizes for a rehearsal on the CPU."""
     scans = replace(TOY if rehearse else GpuSizes(), seed=seed)
-    tests = "test_option and triton_gpu and plain" if rehearse else ON_DEVICE
+    # One test is enough to rehearse how tests are run.
+    tests = (TESTS[2:3], "own_dtype") if rehearse else (TESTS, ON_DEVICE)
     limit = partial(max, 300.0) if rehearse else float
     return (
         GpuStep("ceilings", limit(40), "copy bandwidth and special-function rate of the device",
                 partial(ceilings, *((2**10, 3) if rehearse else (2**28, 4096)))),
         GpuStep("correctness", limit(170), "the scan's and the matrix's tests on the device, against float64",
-                partial(correctness, tests)),
+                partial(correctness, *tests)),
         GpuStep("scan", limit(75), "scans at the targets' sizes, beside mamba_ssm and a token loop",
                 partial(scan_timing, scans)),
         GpuStep("reduce", limit(45), "the implicit attention of one layer, then of all of videomambapro_middle",

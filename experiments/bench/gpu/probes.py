@@ -7,7 +7,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from experiments.bench.gpu.clips import NUDGE
-from experiments.bench.results import Check, Row
+from experiments.bench.results import Check, Emit, Row
 
 GROUP = "probes"
 ROOT = Path(__file__).parents[3]
@@ -69,7 +69,7 @@ class Numbers:
         return sum(len(values) for values in self.by_name.values())
 
 
-def probes_step(sizes: ProbeSizes, device: str, emit: Callable[[Row | Check], None]) -> None:
+def probes_step(sizes: ProbeSizes, device: str, emit: Emit) -> None:
     """Run each probe on the CPU, on the CPU with clips nudged by some eps, and on the device, all at a time.
 
     Two devices round differently, and some quantities magnify that: the nudge shows how much each of them does.
@@ -160,7 +160,7 @@ def _take(
     printed: str,
     problem: str,
     results: dict[Key, Numbers],
-    emit: Callable[[Row | Check], None],
+    emit: Emit,
 ) -> None:
     """Emit the seconds of a run, and the checks of its probe where this was the last of its three runs."""
     checkpoint, probe, data, on = key
@@ -191,7 +191,7 @@ def _leaves(value: Any, key: tuple[str, str]) -> Iterator[tuple[tuple[str, str],
     if isinstance(value, dict):
         scope = value.get("scope", key[1])
         for name, part in value.items():
-            called = value.get("quantity", name)
+            called = str(value.get("quantity", name))
             if name not in ("layer", "n_clips", "checkpoint", "layout"):
                 yield from _leaves(part, (called, scope))
     elif isinstance(value, list):

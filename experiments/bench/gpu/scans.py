@@ -152,8 +152,7 @@ def cut_timing(sizes: GpuSizes, device: str, emit: Emit) -> None:
         call, says = _cut_call(sizes, device, batch, length, quantity, cut)
         with planned(cut, backward=quantity != "forward"):
             samples = device_seconds(call, device, repeats=20, copies=5)
-        case = {"inputs": says, "batch": batch, "length": length}
-        emit(Row(f"cuts, {name_of(batch, length)}", str(cut), quantity, "s", dict(case), samples))
+        emit(Row(f"cuts, {name_of(batch, length)}", str(cut), quantity, "s", {"inputs": says}, samples))
 
 
 def _cut_call(
@@ -182,11 +181,12 @@ def planned(cut: "Plan", *, backward: bool) -> Iterator[None]:
 
     original = triton_gpu.plan
 
+    of_backward = backward
+
     def plan(*sizes: int, backward: bool) -> "Plan":
         return cut if backward == of_backward else original(*sizes, backward=backward)
 
-    of_backward = backward
-    triton_gpu.plan = plan
+    triton_gpu.plan = plan  # type: ignore[assignment]  # it takes the sizes by place, as `_Cut` gives them
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from experiments.bench.gpu.models import (
     scan_left_out,
     synchronised,
 )
-from experiments.bench.results import Check, Row
+from experiments.bench.results import Check, Emit, Row
 from vmp.config import ModelConfig
 from vmp.model import VideoModel
 
@@ -69,7 +69,7 @@ def subjects(sizes: TrainingSizes) -> list[Subject]:
     return eager + [Subject(f"{each.name}, compiled", *each[1:3], compiled=True) for each in eager]
 
 
-def training(sizes: TrainingSizes, device: str, emit: Callable[[Row | Check], None]) -> None:
+def training(sizes: TrainingSizes, device: str, emit: Emit) -> None:
     """Time a step of every subject: forward in bfloat16 autocast, cross entropy, backward, clipping, fused AdamW.
 
     Args:
@@ -92,9 +92,7 @@ def training(sizes: TrainingSizes, device: str, emit: Callable[[Row | Check], No
             emit(Check(GROUP, subject.name, "loss", says, gap, ALLOWED))
 
 
-def _measure(
-    subject: Subject, sizes: TrainingSizes, device: str, emit: Callable[[Row | Check], None]
-) -> float:
+def _measure(subject: Subject, sizes: TrainingSizes, device: str, emit: Emit) -> float:
     """Emit the subject's rows; its first loss."""
     gc.collect()
     torch.compiler.reset()
