@@ -101,7 +101,7 @@ def gpu(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="On the CPU at toy sizes, kernels in Triton's interpreter.")
     ] = False,
-    within: Annotated[float, typer.Option(min=1, help="Seconds for all steps together.")] = 480,
+    within: Annotated[float, typer.Option(min=1, help="Seconds for all steps together.")] = 470,
     seed: Seed = 0,
     resume: Resume = False,
     results: Results = RESULTS,
@@ -115,7 +115,7 @@ def gpu(
             raise ResultError(
                 "torch finds no CUDA device on this machine; --rehearse runs the steps on the CPU"
             )
-        from experiments.bench.gpu.plan import EXTRA, gpu_steps
+        from experiments.bench.gpu.plan import EXTRA, SAYS, gpu_steps
         from experiments.bench.gpu.runner import run_steps as run_apart
         from experiments.bench.gpu.runner import show_plan
         from experiments.bench.peers import subjects
@@ -125,7 +125,7 @@ def gpu(
         if unknown := [name for name in only or () if name not in known]:
             raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
         chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
-        says = {subject.name: subject.says for subject in subjects(device)}
+        says = {subject.name: subject.says for subject in subjects(device)} | SAYS
         run = new_run("gpu", device, rehearse, seed, _command(), says)
         recorder = Recorder(results, run, resume or bool(only))
         if only:

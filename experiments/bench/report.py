@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from experiments.bench.gpu.efficiency_figure import draw_efficiency, efficiency_points
 from experiments.bench.plot import save_plot
 from experiments.bench.results import Run, find_runs
 from experiments.bench.tables import checks, figures, table
@@ -19,7 +20,9 @@ def write_report(results: Path, out: Path, plots: Path, tried: Path = TRIED) -> 
     """Write the report of every run saved in ``results``. Raises ResultError for a folder or file that is none."""
     runs = find_runs(results)
     plots.mkdir(parents=True, exist_ok=True)
-    plotted = save_plot(runs.values(), plots)
+    growth = save_plot(runs.values(), plots)
+    gpu = runs.get(("gpu", "cuda"))
+    efficiency = draw_efficiency(gpu, plots) if gpu and efficiency_points(gpu, "throughput") else None
     parts = [
         "# Timings",
         "Written by `python -m experiments.bench report`: every figure comes from the saved JSON files. "
@@ -29,9 +32,12 @@ def write_report(results: Path, out: Path, plots: Path, tried: Path = TRIED) -> 
         "## Targets",
         *_targets(Saved(runs), TARGETS),
         *(
-            [f"## Time against L\n\n![Time against L]({os.path.relpath(plotted, out.parent)})"]
-            if plotted
-            else []
+            f"## {title}\n\n![{title}]({os.path.relpath(path, out.parent)})"
+            for title, path in (
+                ("Time against L", growth),
+                ("Throughput and memory against frames", efficiency),
+            )
+            if path
         ),
         *([tried.read_text(encoding="utf-8").strip()] if tried.exists() else []),
         "## Runs",

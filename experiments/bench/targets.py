@@ -1,11 +1,9 @@
 """The targets, each a row: what, how far, and how saved rows are judged by it."""
 
 from collections.abc import Callable
-from functools import partial
 
 from experiments.bench.gate import failure
-from experiments.bench.gpu.scans import FIRST as GPU_FIRST
-from experiments.bench.gpu.scans import PEER, GpuSizes, name_of, work
+from experiments.bench.gpu.targets import GPU_TARGETS
 from experiments.bench.model import WHOLE, WITHOUT
 from experiments.bench.reduce import ReduceSizes
 from experiments.bench.scan import FIRST, QUANTITIES, ScanSizes
@@ -195,70 +193,6 @@ MODEL_TARGETS = (
     Target(MODEL, "`videomambapro_tiny`, 8 frames at 224, one clip, no gradient",
            "at most 1.5 x the time with the scan left out", scan_share),
     Target(MODEL, "training step of `vmp_micro`", "profiled; what is not arithmetic taken out", step_profile),
-)  # fmt: skip
-
-GPU = "GPU, bf16, D=1152, N=16"
-GPU_SIZES = GpuSizes()
-
-
-def floor_fraction(batch: int, length: int, quantity: str) -> Judge:
-    """The time the hardware needs at least, over the time taken with mask and residual on, is half or more."""
-
-    def judge(saved: Saved) -> Verdict:
-        taken = saved.median("gpu", name_of(batch, length), GPU_FIRST, quantity, "cuda")
-        exponentials, moved = work(batch, length, quantity, GPU_SIZES)
-        special = exponentials / saved.median("gpu", "floor", "device", "exponentials", "cuda")
-        copied = moved / saved.median("gpu", "floor", "device", "copy", "cuda")
-        bound = "exponentials" if special > copied else "bytes"
-        floor = max(special, copied)
-        return Verdict(
-            f"{100 * floor / taken:.0f} % (floor {seconds(floor)} by {bound})", floor / taken >= 0.5
-        )
-
-    return judge
-
-
-def no_spill(saved: Saved) -> Verdict:
-    """No kernel of the forward pass spills registers; the ranges of what they take, each one being a row below."""
-    rows = [row for row in saved.run("scan").rows if row.group == "kernel resources"]
-    if not rows or rows[0].problem:
-        raise Missing(rows[0].problem if rows else "not measured: the saved run of scan has not come to it")
-    forward = [row.case for row in rows if "backward" not in row.subject and "adjoint" not in row.subject]
-
-    def numbers(name: str) -> list[float]:
-        return [float(str(case[name])) for case in forward if case.get(name) is not None]
-
-    spilled, registers, warps = (numbers(name) for name in ("spilled_bytes", "registers", "warps"))
-    figure = (
-        f"{max(spilled):.0f} bytes spilled at most; {min(registers):.0f} to {max(registers):.0f} registers a thread, "
-        f"{min(warps):.0f} to {max(warps):.0f} warps on a multiprocessor"
-    )
-    return Verdict(figure, not any(spilled))
-
-
-def _gpu_case(batch: int, length: int, quantity: str) -> tuple[Target, ...]:
-    what, group = f"B={batch}, L={length:,}, {quantity}", name_of(batch, length)
-    options = f"mask and residual on, {what}"
-    plain = f"{GPU_FIRST}, plain"
-    over = partial(faster, "gpu", group, quantity, device="cuda")
-    # The token loop's own gradients take time that grows as L squared; the definition's loop keeps its states.
-    long = quantity != "forward" and length > GPU_SIZES.longest_loop
-    loop, says = ("spec", "the definition's loop") if long else ("token loop", "the token loop")
-    return (
-        Target(GPU, f"plain scan, {what}, over mamba_ssm's CUDA scan", "no slower", over(PEER, 1, ours=plain)),
-        Target(GPU, f"{options}, over mamba_ssm's plain scan", "no slower", over(PEER, 1, ours=GPU_FIRST)),
-        Target(GPU, f"{options}, over {says}", "at least 200 x faster", over(loop, 200, ours=GPU_FIRST)),
-        Target(GPU, f"{options}, fraction of the floor", "50 % or better", floor_fraction(batch, length, quantity)),
-    )  # fmt: skip
-
-
-GPU_TARGETS = (
-    *(row for case in GPU_SIZES.cases for quantity in QUANTITIES for row in _gpu_case(*case, quantity)),
-    Target(GPU, "registers and occupancy of the forward kernel, compiled for sm_90", "no spill", no_spill),
-    Target(GPU, "`reduce`, 32 layers of `videomambapro_middle`, both directions, 8 frames", "at most 2 s",
-           at_most(2.0, seconds, ("gpu", "32 layers", "32 layers", "time"), "cuda")),
-    Target(GPU, "`reduce`, one layer, both directions, 64 frames", "at most 10 s",
-           at_most(10.0, seconds, ("gpu", "one layer", "one layer", "time"), "cuda")),
 )  # fmt: skip
 
 TARGETS: tuple[Target, ...] = (*SCAN_TARGETS, *REDUCE_TARGETS, *MODEL_TARGETS, *GPU_TARGETS)

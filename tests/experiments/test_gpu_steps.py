@@ -214,3 +214,15 @@ def starts_another(marker, device, emit):
     other = subprocess.Popen(["sleep", "600"])
     Path(marker).write_text(str(other.pid))
     other.wait()
+
+
+@pytest.mark.parametrize(("batch", "length"), [(8, 1569), (1, 12_545)])
+@pytest.mark.parametrize("backward", [False, True])
+def test_cuts_begin_with_the_plan_and_hold_for_the_kernels(batch, length, backward):
+    from experiments.bench.gpu.cuts import cuts
+    from vmp.scan.triton_gpu import plan
+
+    found = cuts(batch, length, backward=backward)
+    assert found[0] == plan(batch, 1152, 1, 16, length, 132, backward=backward)
+    assert 6 <= len(set(found)) == len(found) <= 10
+    assert all(cut.width & (cut.width - 1) == 0 and cut.chunk >= 64 for cut in found)

@@ -171,11 +171,12 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
     """The backend of that name, or with "auto" the first that serves `call`; its name and the module."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend: met {name!r}, wanted one of {', '.join(map(repr, ('auto', *BACKENDS)))}")
-    if torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if compiling:
         _load_all()
     reasons = {}
     for candidate in BACKENDS if name == "auto" else (name,):
-        module, reason = _LOADED.get(candidate) or _load(candidate)
+        module, reason = _LOADED[candidate] if compiling else _load(candidate)
         reason = reason if module is None else module.supports(call)
         if module is not None and reason is None:
             return candidate, module
@@ -189,27 +190,27 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
 
 
 _LOADED: dict[str, tuple[Backend | None, str | None]] = {}
-"""A backend's module, or why it cannot be imported here, of those that were asked for."""
+"""What `_load` gave of every backend, once torch.compile has met a scan."""
 
 
-@torch.compiler.assume_constant_result
 def _load_all() -> None:
-    """Have every backend in `_LOADED`.
+    """Fill `_LOADED`.
 
     torch.compile cannot trace an import. It runs this while it traces, before it looks at `_LOADED`, which it then
     holds for unchanging.
     """
-    for name in BACKENDS:
-        _load(name)
+    _LOADED.update((name, _load(name)) for name in BACKENDS if name not in _LOADED)
+
+
+# As torch.compiler.assume_constant_result would mark it, which imports the compiler, for a second and more.
+_load_all._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(name: str) -> tuple[Backend | None, str | None]:
     """A backend's module, or why it cannot be imported here: a missing dependency. Our own faults are raised."""
-    if name not in _LOADED:
-        try:
-            _LOADED[name] = (cast(Backend, import_module(f"vmp.scan.{name}")), None)
-        except ImportError as error:
-            if (error.name or "").startswith("vmp"):
-                raise
-            _LOADED[name] = (None, str(error))
-    return _LOADED[name]
+    try:
+        return cast(Backend, import_module(f"vmp.scan.{name}")), None
+    except ImportError as error:
+        if (error.name or "").startswith("vmp"):
+            raise
+        return None, str(error)

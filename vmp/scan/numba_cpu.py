@@ -26,13 +26,15 @@ SERIAL = 100_000
 
 
 def supports(call: ScanCall) -> str | None:
-    """Why this backend cannot serve `call`: it runs on the CPU."""
+    """Why this backend cannot serve `call`: it runs on the CPU, and torch.compile cannot trace it."""
     if call.u.device.type != "cpu":
         return f"u is on {call.u.device} and this backend runs on the CPU"
+    if torch.compiler.is_compiling():
+        # Traced into, the kernels would be handed addresses of tensors that are not there.
+        return "torch.compile cannot trace a call of numba's code"
     return None
 
 
-@torch.compiler.disable  # it would be traced into numba's own code, for half a minute and to no use
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
     """Output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`.
 

@@ -46,6 +46,9 @@ from vmp.scan.call import ScanCall, compute_dtype
 T, K = 4, 32
 # Warps a multiprocessor below which the sequence is cut into chunks: two for each of its four schedulers.
 WARPS = 8
+# What a thread of the forward pass may take, which leaves room for 9 warps: left to itself the compiler stops at 168
+# and spills some.
+REGISTERS = 224
 INTERPRETED = not isinstance(kernels.forward, triton.runtime.JITFunction)
 
 if not (INTERPRETED or torch.cuda.is_available()):
@@ -187,7 +190,7 @@ class _Scan(torch.autograd.Function):
             kernels.forward[cut.grid](
                 u, delta, z, A, B, C, D, bias, h0, carried, out, last, kept,
                 *u.stride(), *delta.stride(), *_strides(z), *out.stride(), *B.shape[:2], *C.shape[:2], *cut.sizes,
-                MASK=options.mask, INITIAL=options.initial, K=K, **cut.rows, **cut.constants,
+                MASK=options.mask, INITIAL=options.initial, K=K, maxnreg=REGISTERS, **cut.rows, **cut.constants,
             )  # fmt: skip
         return out.to(u.dtype), last, kept
 

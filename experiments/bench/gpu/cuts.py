@@ -9,20 +9,19 @@ wider programs write fewer parts of the gradients of B and C, which torch then s
 
 import math
 
-from vmp.scan.triton_gpu import K, Plan
+from vmp.scan.triton_gpu import K, Plan, plan
 
-# The multiprocessors of an H200, channels of the targets, and channels a program with whether states are spread.
-PROCESSORS, CHANNELS = 132, 1152
+# Multiprocessors of an H200, channels and states of the targets; then channels a program and whether states are spread.
+PROCESSORS, CHANNELS, STATES = 132, 1152, 16
 FORWARD = ((8, True), (16, True), (32, False))
 BACKWARD = ((8, True), (16, True))
 
 
 def cuts(batch: int, length: int, *, backward: bool) -> list[Plan]:
-    """Every layout with 4, 8, 12 and 16 warps a multiprocessor, or in one pass where that makes as many.
-
-    First comes the uncut pass of each layout that gives half a warp to every scheduler.
+    """The cut that `plan` makes; then every layout uncut where that gives half a warp to every scheduler, and with 4,
+    8, 12 and 16 warps a multiprocessor. Ten at most.
     """
-    chosen: dict[Plan, None] = {}
+    chosen = dict.fromkeys([plan(batch, CHANNELS, 1, STATES, length, PROCESSORS, backward=backward)])
     whole = math.ceil(length / K) * K
     for wanted in (0, 4, 8, 12, 16):
         for width, vector in BACKWARD if backward else FORWARD:

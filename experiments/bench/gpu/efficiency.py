@@ -16,6 +16,9 @@ from vmp.config import ModelConfig
 from vmp.model import VideoModel
 
 MAMBA, ATTENTION = "VideoMambaPro", "self-attention"
+SAYS = {
+    MAMBA: "the model, variant `paper`, of the size that the group names: no gradient, launched from Python",
+}
 NOTE = "no gradient, bfloat16 autocast over float32 weights, both mixers in turns on the same clips"
 
 

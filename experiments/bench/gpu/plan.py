@@ -10,8 +10,8 @@ from experiments.bench.gpu.profile import profile
 from experiments.bench.gpu.runner import GpuStep
 from experiments.bench.gpu.scans import TOY, GpuSizes, cut_timing, scan_timing
 
-WITHIN = 480.0
-"""Seconds for all of it."""
+SAYS = {**matrices.SAYS, **probes.SAYS, **training.SAYS, **efficiency.SAYS}
+"""What each subject of the steps on whole matrices and models stands for."""
 EXTRA = ("cuts",)
 """Steps that run only where they are asked for: they decide what the others then use."""
 

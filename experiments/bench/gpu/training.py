@@ -25,6 +25,11 @@ from vmp.config import ModelConfig
 from vmp.model import VideoModel
 
 GROUP = "training"
+SAYS = {
+    "self-attention": "softmax attention by torch's fused kernel in the mixers' place, as wide as makes the model's "
+    "parameters equal within 2 %",
+    "compiled": "the same subject, each block by torch.compile; otherwise every operation is launched from Python",
+}
 WARM_UP = 2
 """Steps after the first that are not counted: allocator and caches settle."""
 ALLOWED = 2.0
