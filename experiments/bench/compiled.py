@@ -116,10 +116,10 @@ def count_widths(text: str) -> dict[int, int]:
     return {bits: found.count(letter) for letter, bits in WIDTHS.items()}
 
 
-def kernel_resources(group: str) -> Measured:
+def kernel_resources(group: str, *, backward: bool) -> Measured:
     """Registers, spills and occupancy of the GPU kernels, as the compiler gives them without a GPU."""
     try:
-        found = import_module("experiments.bench.resources").kernel_resources()
+        found = import_module("experiments.bench.resources").kernel_resources(backward=backward)
     except (ImportError, RuntimeError) as error:
         problem = f"not measured: {str(error).splitlines()[-1]}"
         return Measured((Row(group, "triton_gpu", "resources", "", problem=problem),))

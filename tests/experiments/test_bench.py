@@ -107,7 +107,7 @@ def test_a_failed_row_shows_no_figure_in_the_report(tmp_path):
     assert lines["gate"][-1] == "**FAILED: 8.39e+03** of 64"
 
 
-@pytest.mark.parametrize("name", [s.name for s in subjects("cpu") if not s.absent])
+@pytest.mark.parametrize("name", [s.name for s in scan.of_the_cpu() if not s.absent])
 def test_every_subject_that_is_here_passes_the_gate(name):
     bench = scan.ScanBench(scan.QUICK, 0)
     one = next(s for s in bench.subjects if s.name == name)
@@ -406,11 +406,12 @@ def quick(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(1200)  # the first to ask for the quick runs, which compile everything anew
 def test_every_subcommand_runs_through_and_is_reported(quick):
     runs = find_runs(quick)
     assert sorted(runs) == [("model", "cpu"), ("reduce", "cpu"), ("scan", "cpu")]
     told = runs["scan", "cpu"]
-    here = {s.name for s in subjects("cpu") if not s.absent}
+    here = {s.name for s in scan.of_the_cpu() if not s.absent}
     assert {row.subject for row in told.rows if row.group == "forward" and row.samples} == here
     assert all(check.passed for run in runs.values() for check in run.checks)
     assert told.machine.threads == 1
@@ -426,6 +427,7 @@ def test_every_subcommand_runs_through_and_is_reported(quick):
     assert lines["forward"][1] == "not measured: the saved run is a --quick one, of other sizes"
 
 
+@pytest.mark.timeout(1200)  # likewise, where another process has the test above
 def test_resume_measures_what_is_missing_and_nothing_else(quick, tmp_path):
     path = tmp_path / "reduce-cpu.json"
     told = json.loads((quick / "reduce-cpu.json").read_text())

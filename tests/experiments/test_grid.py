@@ -98,6 +98,18 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     def finished() -> set[pathlib.Path]:
         return set(out.glob("cells/*/cell.json"))
 
+    # A terminal interrupts every process of its group. First, as no cell may be the last when the signal comes.
+    began = time.time()
+    process = start()
+    wait_until(at_work)
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (128 + signal.SIGINT, "")
+    assert errors.splitlines()[-1] == "stopped; the same command goes on with the cells that are not finished"
+    assert "Traceback" not in errors
+    wait_until(lambda: not any(map(alive, workers)), 3)
+
     # The grid itself is killed: its workers go with it.
     process = start()
     wait_until(finished)
@@ -118,18 +130,6 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (2, "")
     assert "a worker process was killed" in errors
-    assert "Traceback" not in errors
-    wait_until(lambda: not any(map(alive, workers)), 3)
-
-    # A terminal interrupts every process of its group.
-    began = time.time()
-    process = start()
-    wait_until(at_work)
-    workers = children(process.pid)
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
-    assert (process.returncode, output) == (128 + signal.SIGINT, "")
-    assert errors.splitlines()[-1] == "stopped; the same command goes on with the cells that are not finished"
     assert "Traceback" not in errors
     wait_until(lambda: not any(map(alive, workers)), 3)
 

@@ -66,7 +66,9 @@ def test_compiled_as_eager(arguments: tuple[str, ...]) -> None:
 def test_a_backend_that_cannot_be_traced_says_so() -> None:
     done = compiled("numba_cpu", "float32")
     assert done.returncode == 1
-    assert "'numba_cpu' cannot serve this call: torch.compile cannot trace a call of numba's code" in done.stderr
+    assert (
+        "'numba_cpu' cannot serve this call: torch.compile cannot trace a call of numba's code" in done.stderr
+    )
 
 
 def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
