@@ -169,8 +169,7 @@ def _captured(sizes: MatrixSizes, device: str, emit: Emit) -> None:
     seen: list[int] = []
 
     def take(capture: Any) -> None:
-        matrix = capture.operator()
-        found = bench.one_pass(matrix, capture.layout)()
+        found: Any = bench.one_pass(capture.operator(), capture.layout)()
         seen.append(found["RowMass"].shape[1])
 
     @full_precision()
