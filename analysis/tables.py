@@ -1,27 +1,27 @@
-"""Numbers and headings of the tables that commands print."""
+"""Numbers of a result as tables: for a terminal, and for a notebook."""
 
+from __future__ import annotations
+
+import html as escaping
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from analysis.quantities import Quantity
-from analysis.results import Measurement, Provenance
+from rich import box
+from rich.table import Table
 
+from analysis.measure import Column, Measure
+from analysis.result import Number, Result
+from vmp.layout import TokenLayout
 
-def heading(source: Provenance, resamples: int, notes: Sequence[str]) -> list[str]:
-    """The lines above a result's tables: what was probed, with what, and the notes."""
-    shown = source.input
-    return [
-        f"{source.checkpoint.path}: {source.checkpoint.recognised}",
-        f"{shown.count} x {shown.source}, seed {shown.seed}, {shown.length} tokens each; {source.dtype} on "
-        f"{source.device}, scan backend {source.backend}; {resamples} bootstrap resamples",
-        *(f"Note: {note}" for note in notes),
-    ]
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def number(value: float | None, beyond: int | None = None) -> str:
     """A number in three digits; "-" for a gap; ">L", or an infinity where L is not given, for one beyond."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     if math.isinf(value):
         infinite = "∞" if value > 0 else "-∞"
@@ -32,33 +32,169 @@ def number(value: float | None, beyond: int | None = None) -> str:
     return f"{value:.{digits}f}"
 
 
-def with_interval(m: Measurement, beyond: int | None = None) -> str:
+def with_interval(m: Number, beyond: int | None = None) -> str:
     """The number, and its interval on a line below."""
     value = number(m.value, beyond)
-    if m.low is None or m.high is None:
+    if math.isnan(m.low) or math.isnan(m.high):
         return value
     between = " to " if m.low < 0 else "–"
     return f"{value}\n{number(m.low, beyond)}{between}{number(m.high, beyond)}"
 
 
-def thousandths(m: Measurement) -> Measurement:
-    """A number in thousandths of its unit, for a table of such small ones."""
-    value, low, high = (None if end is None else 1000 * end for end in (m.value, m.low, m.high))
-    return replace(m, value=value, low=low, high=high, unit=f"0.001 {m.unit}")
+def cell(found: Number, column: Column, layout: TokenLayout) -> str:
+    """What a table shows of a number under a column."""
+    if column.shows is not None:
+        return "-" if math.isnan(found.value) else column.shows(found.value)
+    beyond = getattr(layout, column.beyond) if column.beyond else None
+    scale = column.scale
+    scaled = replace(found, value=scale * found.value, low=scale * found.low, high=scale * found.high)
+    return with_interval(scaled, beyond) if column.interval else number(scaled.value, beyond)
 
 
-def gaps(
-    measurements: Iterable[Measurement], shown: Collection[str], quantities: Mapping[str, Quantity]
-) -> list[str]:
-    """A line for each reason why a number of a table, or its interval, is missing, with all that miss it.
+def plain_table(title: str, caption: str | None = None, *, padding: tuple[int, int] = (0, 0)) -> Table:
+    """An empty table in this toolkit's looks."""
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=padding,
+        collapse_padding=True,
+    )
 
-    Args:
-        shown: names of the quantities in the table; no other is spoken of. quantities: what each is called.
+
+def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
+    """One table a scope and model: a row for each layer and direction, a column for each `Column` of the measure."""
+    last = (result.scopes[-1], result.models[-1]) if result.scopes else None
+    for scope in result.scopes:
+        for model in result.models:
+            of = f" of {model}" if len(result.models) > 1 else ""
+            caption = measure.caption if (scope, model) == last or len(result.models) == 1 else None
+            table = plain_table(f"{measure.title}{of}, scope {scope}", caption)
+            table.add_column("layer", justify="right")
+            table.add_column("direction")
+            columns = columns_of(measure)
+            for column in columns:
+                table.add_column(column.heading, justify="right")
+            for layer in result.layers_of(model):
+                for direction in result.directions(measure.name, model):
+                    row = (
+                        cell(result.number(c.quantity, layer, direction, scope, model), c, result.layout(model))
+                        for c in columns
+                    )
+                    table.add_row(str(layer), direction, *row)
+            yield table
+
+
+def columns_of(measure: Measure) -> Sequence[Column]:
+    """The columns of a measure's table; one for each of its numbers where it names none."""
+    if measure.table:
+        return measure.table
+    numbers = [name for name, quantity in measure.quantities.items() if not quantity.dims]
+    return [Column(name, measure.quantities[name].axis_label, interval=True) for name in numbers]
+
+
+def tables(result: Result) -> Iterator[Table]:
+    """The tables of every measure of a result; several models stand side by side."""
+    for measure in result.measures.values():
+        yield from measure.tables(result)
+
+
+def together(result: Result, columns: Sequence[Column], title: str, caption: str) -> Table:
+    """Several models in one table: for each layer a row for each model and direction.
+
+    A direction that one of the measures does not have, such as one side of self-attention, shows a gap there.
     """
+    table = plain_table(title, caption)
+    for name in ("layer", "model", "direction"):
+        table.add_column(
+            name, justify="right" if name == "layer" else "left", no_wrap=name == "direction", overflow="fold"
+        )
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    scope = result.scopes[0]
+    for layer in result.layers:
+        for model in result.models:
+            if layer not in result.layers_of(model):
+                continue
+            directions = dict.fromkeys(d for name in result.measures for d in result.directions(name, model))
+            for direction in directions:
+                cells = []
+                for column in columns:
+                    there = result.has(column.quantity, model, layer, direction, scope)
+                    found = result.number(column.quantity, layer, direction, scope, model) if there else None
+                    cells.append("-" if found is None else cell(found, column, result.layout(model)))
+                table.add_row(str(layer), model, direction, *cells)
+        table.add_section()
+    return table
+
+
+def heading(result: Result) -> list[str]:
+    """The lines above a result's tables: what was probed, with what, and the notes."""
+    origin = result.provenance
+    several = len(result.models) > 1
+    lines = []
+    for name, model in origin.models.items():
+        called = f"{name}: " if several else f"{model.path or name}: "
+        lines.append(f"{called}{model.recognised}")
+    shown = origin.clips
+    first = origin.models[result.model]
+    ran = (
+        "the same for all"
+        if several
+        else f"{first.layout.length} tokens each; {first.dtype} on {first.device}, scan backend {first.backend}"
+    )
+    lines.append(
+        f"{len(shown.names)} x {shown.source}, seed {origin.seed}, {ran}; {origin.resamples} bootstrap resamples"
+    )
+    return [*lines, *(f"Note: {note}" for note in origin.notes)]
+
+
+def gap_lines(result: Result) -> list[str]:
+    """A line for each reason why a number of the tables, or its interval, is missing, with all that miss it."""
+    said: dict[str, dict[str, None]] = {}
+    for model in result.models:
+        for line in _gaps(result, model):
+            said.setdefault(line, {})[model] = None
+    several = len(result.models) > 1
+    return [f"Gap: {', '.join(names) + ': ' if several else ''}{line}" for line, names in said.items()]
+
+
+def _gaps(result: Result, model: str) -> Iterable[str]:
     missing: dict[str, dict[str, None]] = {}
-    for m in measurements:
-        if m.quantity in shown and (m.value is None or (m.low is None and m.n_clips > 1)):
-            named = quantities[m.quantity]
-            unit = "" if named.unit == "none" else f" ({named.unit})"
-            missing.setdefault(m.note, {})[named.label + unit] = None
-    return [f"Gap: {', '.join(names)}: {why}" for why, names in missing.items()]
+    for measure in result.measures.values():
+        shown = {c.quantity for c in columns_of(measure)}
+        table = result.summary(sorted(shown & set(result.quantities)), model=model)
+        for row in _without(table, result.n_clips).itertuples():
+            quantity = measure.quantities[row.quantity]
+            unit = "" if quantity.unit == "none" else f" ({quantity.unit})"
+            missing.setdefault(row.note, {})[quantity.label + unit] = None
+    return [f"{', '.join(names)}: {why}" for why, names in missing.items()]
+
+
+def _without(table: pd.DataFrame, clips: int) -> pd.DataFrame:
+    return table[table["value"].isna() | (table["low"].isna() & (clips > 1) & (table["note"] != ""))]
+
+
+def html(result: Result) -> str:
+    """A result as a notebook shows it: what was probed, and the measures' tables."""
+    parts = [f"<p>{'<br>'.join(map(escaping.escape, heading(result)))}</p>"]
+    for table in tables(result):
+        head = "".join(f"<th>{_lines(str(column.header))}</th>" for column in table.columns)
+        columns = [list(column.cells) for column in table.columns]
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{_lines(str(c))}</td>' for c in row)}</tr>" for row in zip(*columns, strict=True)
+        )
+        caption = f"<p><small>{_lines(str(table.caption))}</small></p>" if table.caption else ""
+        parts.append(
+            f"<table><caption>{_lines(str(table.title))}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table>{caption}"
+        )
+    gaps = "<br>".join(map(escaping.escape, gap_lines(result)))
+    return "".join([*parts, f"<p><small>{gaps}</small></p>" if gaps else ""])
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(escaping.escape(line) for line in text.strip("\n").split("\n"))

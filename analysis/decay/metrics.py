@@ -4,6 +4,8 @@ Plain numpy on profiles and per-clip means, so that every number can be recomput
 Functions take any number of leading axes: a bootstrap passes all its resampled profiles at once.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,3 +171,35 @@ def decay_index(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(uniform > 0, 1 - distance / uniform, np.nan)
+
+
+SIDE = 1024
+"""A matrix with a longer side is averaged over square blocks until it fits."""
+
+MOST_DRAWN = 6
+"""Layers drawn as heatmaps where more were chosen: the first, the last and some evenly between."""
+
+
+def block_size(length: int) -> int:
+    """Tokens that one cell of a heatmap of `length` tokens spans."""
+    return max(1, math.ceil(length / SIDE))
+
+
+def block_mean(matrix: Float[np.ndarray, "L L"]) -> Float[np.ndarray, "c c"]:
+    """Mean over square blocks of `block_size` tokens; the last block may be narrower."""
+    length = len(matrix)
+    block = block_size(length)
+    if block == 1:
+        return matrix
+    starts = np.arange(0, length, block)
+    widths = np.diff([*starts, length])
+    total = np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
+    return total / (widths[:, None] * widths)
+
+
+def layers_to_draw(layers: Sequence[int]) -> list[int]:
+    """All layers where they are few, else `MOST_DRAWN` from the first to the last."""
+    if len(layers) <= MOST_DRAWN:
+        return list(layers)
+    last = len(layers) - 1
+    return [layers[round(i * last / (MOST_DRAWN - 1))] for i in range(MOST_DRAWN)]

@@ -1,0 +1,716 @@
+"""The one loop over models, clips, layers, directions and scopes; every measure runs in it and gives one `Result`.
+
+A model runs once over each clip, and only the input of each chosen mixer is kept. A layer is then computed again from
+its own input, so that memory does not grow with depth, and a measure may ask what another input would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+import vmp
+from analysis.capture import Family, family_of, layer_indices, layer_inputs
+from analysis.inputs import DistinctFrames, Sample
+from analysis.intervals import MOST_UNDEFINED, percentile_interval, resample_weights
+from analysis.matrix.scopes import SCOPES, Scope
+from analysis.measure import (
+    Measure,
+    ModelView,
+    Place,
+    Quantity,
+    Site,
+    as_measures,
+    numpy_of,
+    views,
+    weight_unit,
+)
+from analysis.precision import full_precision
+from analysis.result import Clips, ModelOrigin, Provenance, Result
+from analysis.unfinished import Key, Unfinished
+from vmp.checkpoint import weights_sha256
+from vmp.layout import TokenLayout
+
+Progress = Callable[[str, int], None]
+"""Called as work goes on, with what was just done and how many steps there are in all."""
+
+WHOLE_MODEL = (-1, "", "")
+"""The place of a measure of the whole model."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One model of a probe.
+
+    Attributes:
+        samples: its clips, the same at every call.
+        shown: how many clips there are and what else changes what a probe finds in them, for resumption.
+        origin: what is known of its checkpoint: fields of `ModelOrigin`.
+        notes: what a reader of its numbers has to know.
+    """
+
+    name: str
+    model: nn.Module
+    samples: Callable[[], Iterable[Sample]]
+    count: int
+    shown: Mapping[str, Any]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    family: Family | None = None
+    layout: TokenLayout | None = None
+    notes: tuple[str, ...] = ()
+
+
+def probe(
+    model: nn.Module | Mapping[str, nn.Module],
+    clips: Tensor | Iterable[Sample | Tensor],
+    measures: Sequence[Measure | str] | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    scopes: Sequence[str] = ("ssm",),
+    layout: TokenLayout | None = None,
+    family: Family | str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    resume: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure one model, or several on the same clips.
+
+    Args:
+        model: in evaluation mode or not, it runs in evaluation mode; or {"name": model, ...} for a comparison.
+        clips: (n, 3, T, H, W) as the model takes them, token ids (n, L), or one sample at a time, all of one shape.
+        measures: instances or names; decay and contradiction where None.
+        layers: indices from 0, negative from the end; all where None.
+        scopes: of `ssm`, `mixer` and `contribution`.
+        layout: where class tokens, frames and patches lie, for a model of your own whose family cannot know it.
+        family: how the model's mixers are found, where its class is not known: a `Family` or the name of one.
+        resamples: of the bootstrap over clips.
+        seed: of all that is drawn; the same seed gives the same bits.
+        resume: a folder in which finished clips wait, so that the same call goes on after an interruption.
+        progress: called with what was just done and how many steps there are.
+
+    Returns:
+        A `Result` of the models by name; a single model is called by its class.
+
+    Raises:
+        TypeError: a `CaptureError`, where a model has neither scan nor self-attention that can be read.
+        ValueError: no clips, no measures, or an unknown scope.
+        IndexError: a layer out of range.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {type(model).__name__: model}
+    samples = _samples(clips)
+    entries = [
+        Entry(name, one, lambda: samples, len(samples), {"clips": _digest(samples)},
+              family=family_of(one, family), layout=layout)
+        for name, one in models.items()
+    ]  # fmt: skip
+    return run(
+        entries,
+        as_measures(measures),
+        source="given",
+        command="analysis.probe",
+        layers=layers,
+        scopes=scopes,
+        resamples=resamples,
+        seed=seed,
+        resume=Unfinished(Path(resume)) if resume is not None else None,
+        discard=True,
+        progress=progress,
+    )
+
+
+@full_precision()
+def run(
+    entries: Sequence[Entry],
+    measures: Sequence[Measure],
+    *,
+    source: str,
+    command: str,
+    layers: Sequence[int] | None,
+    scopes: Sequence[str],
+    resamples: int,
+    seed: int,
+    resume: Unfinished | None = None,
+    discard: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """`probe` of models that are ready to be shown their clips; the caller discards `resume` unless `discard` is set."""
+    chosen = tuple(scope for scope in SCOPES if scope in scopes)
+    if not chosen or len(chosen) < len(set(scopes)):
+        raise ValueError(f"scopes: {tuple(scopes)}; wanted one or more of {', '.join(SCOPES)}")
+    if resume is not None:
+        resume.begin(_depends(entries, measures, layers, chosen, seed))
+    found = []
+    names: dict[str, None] = {}
+    for number, entry in enumerate(entries):
+        one = _Collected(entry, measures, _steps(entries, measures, layers, chosen), progress)
+        indices = layer_indices(layers, len(_family(entry).mixers(entry.model)))
+        shown = DistinctFrames(entry.samples())
+        with _evaluating(entry.model):
+            for index, sample in enumerate(shown):
+                kept = None if resume is None else resume.get(number, index)
+                if kept is not None:
+                    one.resume(*kept)
+                else:
+                    _one_clip(one, sample, index, measures, indices, chosen, seed)
+                    if resume is not None:
+                        resume.put(number, index, *one.latest())
+                one.shown(sample)
+        if not one.names:
+            raise ValueError(f"clips: there are none for {entry.name}")
+        names[", ".join(one.names)] = None
+        one.notes += shown.notes()
+        found.append(one)
+    if len(names) > 1:
+        raise ValueError(f"clips: the models saw different ones: {' and '.join(names)}")
+    result = _result(found, measures, source, command, resamples, seed, chosen)
+    if discard and resume is not None:
+        resume.discard()
+    return result
+
+
+def _family(entry: Entry) -> Family:
+    return entry.family or family_of(entry.model)
+
+
+def _one_clip(
+    out: _Collected,
+    sample: Sample,
+    index: int,
+    measures: Sequence[Measure],
+    layers: Sequence[int],
+    scopes: tuple[Scope, ...],
+    seed: int,
+) -> None:
+    """Add to `out` what every measure makes of one clip, place by place."""
+    entry = out.entry
+    whole = ModelView(entry.model, sample, entry.family, entry.layout)
+    out.begin()
+    by_layer = [m for m in measures if m.level == "matrix"]
+    with torch.inference_mode():
+        inputs = layer_inputs(entry.model, whole.clip[None], layers, family=entry.family) if by_layer else {}
+        for layer in layers if by_layer else ():
+            rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
+            for hidden, direction in inputs[layer]:
+                site = Site(
+                    entry.model, sample, layer, hidden, direction, scopes, tuple(layers), entry.family, entry.layout
+                )
+                out.see(site)
+                for measure in by_layer:
+                    for view in views(site, measure):
+                        out.take(measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name]))
+    for measure in measures:
+        if measure.level == "model":
+            values = measure.per_clip(whole, np.random.default_rng([seed, index]))
+            layout = out.layout or entry.layout or TokenLayout.sequence(0)
+            out.take(measure.name, Place(entry.name, *WHOLE_MODEL, layout, False, 1), values)
+
+
+@final
+class _Collected:
+    """What one model gave, clip by clip."""
+
+    def __init__(self, entry: Entry, measures: Sequence[Measure], total: int, progress: Progress | None):
+        self.entry, self._total, self._progress = entry, total, progress
+        self._summed = {m.name: m.summed for m in measures}
+        self.clips: dict[str, dict[Key, list[dict[str, np.ndarray]]]] = {m.name: {} for m in measures}
+        self.sums: dict[str, dict[Key, dict[str, np.ndarray]]] = {m.name: {} for m in measures}
+        self.places: dict[tuple[str, Key], Place] = {}
+        self.names: list[str] = []
+        self.labels: list[str | None] = []
+        self.notes: tuple[str, ...] = entry.notes
+        self.layout: TokenLayout | None = entry.layout
+        self.shape: tuple[int, ...] = ()
+        self.about: dict[str, Any] = {"dtype": "", "backend": "", "residual": ""}
+        self._latest: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
+
+    def see(self, site: Site) -> None:
+        """Note what a layer ran as."""
+        capture = site.captures[0]
+        self.layout = capture.layout
+        if capture.is_scan or not self.about["dtype"]:
+            self.about["dtype"] = str(capture.dtype).removeprefix("torch.")
+            self.about["backend"] = capture.backend()
+        if capture.is_scan:
+            self.about["residual"] = capture.terms.residual
+
+    @property
+    def is_scan(self) -> bool:
+        return any(place.is_scan for place in self.places.values())
+
+    def shown(self, sample: Sample) -> None:
+        self.names.append(sample.name)
+        self.labels.append(sample.label)
+        self.shape = tuple(sample.tokens.shape)
+
+    def begin(self) -> None:
+        """Begin another clip."""
+        self._latest = {}
+
+    def take(self, measure: str, place: Place, values: Mapping[str, Any]) -> None:
+        """Keep what a measure gave in one place for the clip."""
+        self._add(measure, place, {n: numpy_of(value) for n, value in values.items() if value is not None})
+
+    def _add(self, measure: str, place: Place, arrays: dict[str, np.ndarray]) -> None:
+        key = (place.layer, place.direction, place.scope)
+        self._latest[measure, key] = arrays
+        self.places[measure, key] = place
+        kept = {name: value for name, value in arrays.items() if name not in self._summed[measure]}
+        self.clips[measure].setdefault(key, []).append(kept)
+        sums = self.sums[measure].setdefault(key, {})
+        for name in arrays.keys() - kept.keys():
+            sums[name] = sums[name] + arrays[name] if name in sums else arrays[name]
+        if self._progress is not None:
+            layer, direction, scope = key
+            what = measure if layer < 0 else f"layer {layer} {direction}, {scope}"
+            self._progress(f"{self.entry.name}: {what}", self._total)
+
+    def latest(self) -> tuple[dict[tuple[str, Key], dict[str, np.ndarray]], dict[str, Any]]:
+        """What the clip that ran last gave, and what `resume` needs beside it."""
+        places = [
+            [measure, *key, place.is_scan, place.reach]
+            for (measure, key) in self._latest
+            for place in [self.places[measure, key]]
+        ]
+        layout = None if self.layout is None else vars(self.layout)
+        return self._latest, {**self.about, "layout": layout, "places": places}
+
+    def resume(self, record: Mapping[tuple[str, Key], Mapping[str, np.ndarray]], about: dict[str, Any]) -> None:
+        """Take what an earlier run kept of a clip in the place of running it."""
+        kept = about["layout"]
+        if kept is not None:
+            self.layout = TokenLayout(
+                tuple(kept["class_positions"]), kept["frames"], tuple(kept["grid"]), kept["plain"]
+            )
+        self.about = {name: about[name] for name in self.about}
+        for measure, layer, direction, scope, is_scan, reach in about["places"]:
+            key = (layer, direction, scope)
+            layout = self.layout or TokenLayout.sequence(0)
+            place = Place(self.entry.name, layer, direction, scope, layout, is_scan, reach)
+            self._add(measure, place, {n: np.asarray(v) for n, v in record[measure, key].items()})
+
+
+def _result(
+    found: Sequence[_Collected],
+    measures: Sequence[Measure],
+    source: str,
+    command: str,
+    resamples: int,
+    seed: int,
+    scopes: tuple[Scope, ...],
+) -> Result:
+    first = found[0]
+    n = len(first.names)
+    weights = resample_weights(n, resamples, seed) if n > 1 else None
+    sizes: dict[str, dict[str, int]] = {one.entry.name: {} for one in found}
+    variables: dict[str, Any] = {}
+    table = _Table([one.entry.name for one in found], found, scopes, first.names)
+    for measure in measures:
+        for one in found:
+            for key, clips in one.clips[measure.name].items():
+                place = one.places[measure.name, key]
+                data = _clips_of(measure, clips, one.sums[measure.name][key], n, place)
+                for name, dims in {**_dims(measure)}.items():
+                    if name in data:
+                        for dim, size in zip(dims, data[name].shape[-len(dims) :] if dims else (), strict=True):
+                            sizes[one.entry.name][dim] = size
+                table.put(measure, place, data, _estimates(measure, data, weights))
+    variables = table.variables(measures, sizes)
+    units = xr.DataArray(
+        np.array([[weight_unit(s, one.is_scan) for s in scopes] for one in found], dtype=object),
+        dims=("model", "scope"),
+    )
+    layered = any(m.level == "matrix" for m in measures)
+    data = xr.Dataset({**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures))
+    provenance = Provenance(
+        toolkit=_version(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        resamples=resamples,
+        measures={m.name: json.loads(json.dumps(m.settings, default=str)) for m in measures},
+        clips=Clips(source, tuple(first.names), tuple(first.labels)),
+        models={one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
+        notes=(),
+    )
+    draft = Result(data, provenance, measures)
+    notes = _notes(found) + [note for m in measures for note in m.notes(draft)]
+    return Result(data, _with_notes(provenance, tuple(dict.fromkeys(notes))), measures)
+
+
+def _with_notes(provenance: Provenance, notes: tuple[str, ...]) -> Provenance:
+    return Provenance(**{**vars_of(provenance), "notes": notes})
+
+
+def vars_of(record: Any) -> dict[str, Any]:
+    """Fields of a pydantic dataclass by name."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
+    """Own axes of all that a measure's `per_clip` may give."""
+    return {**{name: q.dims for name, q in measure.quantities.items()}, **dict(measure.kept)}
+
+
+def _clips_of(
+    measure: Measure, clips: Sequence[Mapping[str, np.ndarray]], sums: Mapping[str, np.ndarray], n: int, place: Place
+) -> xr.Dataset:
+    """What one place gave, clip by clip, checked against the axes that the measure states."""
+    dims = _dims(measure)
+    variables: dict[str, Any] = {}
+    for name in clips[0]:
+        values = np.stack([clip[name] for clip in clips])
+        if name not in dims or values.ndim != 1 + len(dims[name]):
+            wanted = f"axes {dims[name]}" if name in dims else "no such quantity, nor is it among `kept`"
+            raise ValueError(
+                f"measure {measure.name}: per_clip gives {name!r} of shape {values.shape[1:]}; it states {wanted}"
+            )
+        variables[name] = (("clip", *dims[name]), values)
+    for name, total in sums.items():
+        variables[name] = (dims[name], total / n)
+    return xr.Dataset(variables, attrs={"place": place})
+
+
+Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+"""Value, low and high end, and notes where the quantity's entries are numbers."""
+
+
+def _estimates(
+    measure: Measure, clips: xr.Dataset, weights: np.ndarray | None
+) -> dict[str, Estimate]:
+    values = measure.summarise(clips, None)
+    draws = None if weights is None else measure.summarise(clips, weights)
+    found: dict[str, Estimate] = {}
+    for name, quantity in measure.quantities.items():
+        if name not in values:
+            if not quantity.is_number:
+                continue
+            nothing = np.full((), np.nan)
+            found[name] = (nothing, None, None, np.array(measure.gap(name, clips), dtype=object))
+            continue
+        value = np.asarray(values[name][0], dtype=np.float64)
+        low = high = notes = None
+        share = np.zeros(value.shape)
+        if draws is not None and quantity.interval:
+            low, high, share = percentile_interval(draws[name])
+        if quantity.is_number:
+            low, high, notes = _explained(measure, name, value, low, high, share, clips)
+        found[name] = (value, low, high, notes)
+    return found
+
+
+def _explained(
+    measure: Measure, name: str, value: np.ndarray, low: np.ndarray | None, high: np.ndarray | None,
+    undefined: np.ndarray, clips: xr.Dataset,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:  # fmt: skip
+    """Numbers' intervals, left out where too many resamples are undefined, and notes with every gap said."""
+    notes = np.full(value.shape, "", dtype=object)
+    low, high = (None if end is None else np.array(end, dtype=np.float64) for end in (low, high))
+    for at in np.ndindex(value.shape):
+        said = []
+        if np.isnan(value[at]):
+            said.append(measure.gap(name, clips))
+            if low is not None and high is not None:
+                low[at] = high[at] = np.nan
+        else:
+            said.append(measure.remark(name, float(value[at]), clips))
+            if low is None or high is None:
+                said.append("one clip: no interval" if measure.quantities[name].interval else "")
+            elif undefined[at] > 0:
+                given = undefined[at] <= MOST_UNDEFINED
+                if not given:
+                    low[at] = high[at] = np.nan
+                begin = "undefined in" if given else "no interval: undefined in"
+                said.append(f"{begin} {100 * float(undefined[at]):.1f} % of resamples")
+        notes[at] = "; ".join(filter(None, said))
+    return low, high, notes
+
+
+@final
+class _Table:
+    """Gathers values place by place and lays them out along the axes of the dataset."""
+
+    def __init__(self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]):
+        self._models, self._scopes, self._clips = models, list(scopes), clips
+        keys = [key for one in found for by_key in one.clips.values() for key in by_key if key[0] >= 0]
+        self._layers = sorted({key[0] for key in keys})
+        self._directions = list(dict.fromkeys(key[1] for key in keys))
+        self._put: list[tuple[Measure, Place, xr.Dataset, dict[str, Estimate]]] = []
+        self._sizes: dict[str, int] = {}
+        self._some: dict[str, list[int]] = {}
+
+    def put(self, measure: Measure, place: Place, clips: xr.Dataset, found: dict[str, Estimate]) -> None:
+        self._put.append((measure, place, clips, found))
+        for name, quantity in measure.quantities.items():
+            if quantity.layer_dim != "layer" and name in found:
+                layers = self._some.setdefault(quantity.layer_dim, [])
+                self._some[quantity.layer_dim] = sorted({*layers, place.layer})
+        for name, dims in _dims(measure).items():
+            shape = found[name][0].shape if name in found else ()
+            shape = shape if len(shape) == len(dims) else ()
+            if not shape and name in clips and dims:
+                shape = clips[name].shape[-len(dims) :]
+            for dim, size in zip(dims, shape, strict=False):
+                self._sizes[dim] = max(self._sizes.get(dim, 0), size)
+
+    def coords(self, measures: Sequence[Measure]) -> dict[str, Any]:
+        coords: dict[str, Any] = {"model": np.array(self._models, dtype=object), "clip": self._clip_names()}
+        if self._layers:
+            coords |= {
+                "layer": self._layers,
+                "direction": np.array(self._directions, dtype=object),
+                "scope": np.array(self._scopes, dtype=object),
+                **self._some,
+            }
+        named = {dim: values for measure in measures for dim, values in measure.coordinates.items()}
+        for dim, size in self._sizes.items():
+            values = named.get(dim, range(size))
+            coords[dim] = np.array(list(values), dtype=object if isinstance(values[0], str) else None)
+        return coords
+
+    def _clip_names(self) -> np.ndarray:
+        """Names of clips, numbered where they repeat, as labels of an axis have to differ."""
+        repeated = len(set(self._clips)) < len(self._clips)
+        names = [f"{name} ({i})" if repeated else name for i, name in enumerate(self._clips)]
+        return np.array(names, dtype=object)
+
+    def variables(self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for measure in measures:
+            mine = [(place, clips, found) for m, place, clips, found in self._put if m is measure]
+            placed = measure.level == "matrix"
+            if placed:
+                there = np.zeros((len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool)
+                for place, _, _ in mine:
+                    there[self._at(place, self._layers)] = True
+                out[f"{measure.name}.measured"] = (("model", "layer", "direction", "scope"), there)
+            for name, quantity in measure.quantities.items():
+                out |= self._quantity(measure, name, quantity, mine, placed)
+            for name, dims in _dims(measure).items():
+                parts = [(place, clips[name].values) for place, clips, _ in mine if name in clips]
+                if parts and name not in measure.summed:
+                    axes = self._axes(placed, "layer") + ("clip", *dims)
+                    out[f"{measure.name}.{name}"] = (
+                        axes, self._laid(axes, placed, "layer", parts), {"role": "clips", "measure": measure.name},
+                    )  # fmt: skip
+        return out
+
+    def _quantity(
+        self, measure: Measure, name: str, quantity: Quantity,
+        mine: Sequence[tuple[Place, xr.Dataset, dict[str, Estimate]]], placed: bool,
+    ) -> dict[str, Any]:  # fmt: skip
+        there = [(place, found[name]) for place, _, found in mine if name in found]
+        if not there:
+            return {}
+        there = [(p, e) for p, e in there if e[0].ndim == len(quantity.dims)] or there
+        own = quantity.dims if there[0][1][0].ndim == len(quantity.dims) else ()
+        axes = self._axes(placed, quantity.layer_dim) + own
+        said: dict[str, list[list[str]]] = {}
+        for place, (_, _, _, notes) in there:
+            for at in np.ndindex(notes.shape) if notes is not None else ():
+                if notes is not None and notes[at]:
+                    spot = [place.model, *([place.layer, place.direction, place.scope] if placed else [])]
+                    where = [self._label(measure, dim, i) for dim, i in zip(own, at, strict=True)]
+                    said.setdefault(str(notes[at]), []).append([str(part) for part in (*spot, *where)])
+        lacking = [model for model in self._models if all(place.model != model for place, _ in there)]
+        attributes = {
+            "units": quantity.unit,
+            "long_name": quantity.label,
+            "measure": measure.name,
+            "role": "value",
+            "number": int(quantity.is_number),
+            "notes": json.dumps(said, ensure_ascii=False),
+            "lacking": json.dumps(lacking, ensure_ascii=False),
+        }
+        out = {name: (axes, self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]), attributes)}
+        for k, end in ((1, "low"), (2, "high")):
+            parts = [(place, e[k]) for place, e in there if e[k] is not None]
+            if parts:
+                about = {"units": quantity.unit, "long_name": f"{quantity.label}, {end} end of the 95 % interval"}
+                values = self._laid(axes, placed, quantity.layer_dim, parts)
+                out[f"{name}_{end}"] = (axes, values, {**about, "measure": measure.name, "role": end})
+        return out
+
+    def _label(self, measure: Measure, dim: str, index: int) -> Any:
+        return measure.coordinates[dim][index] if dim in measure.coordinates else index
+
+    def _axes(self, placed: bool, layer_dim: str) -> tuple[str, ...]:
+        return ("model", layer_dim, "direction", "scope") if placed else ("model",)
+
+    def _laid(
+        self, axes: tuple[str, ...], placed: bool, layer_dim: str, parts: Sequence[tuple[Place, Any]]
+    ) -> np.ndarray:
+        layers = self._some.get(layer_dim, self._layers)
+        lengths = {
+            "model": len(self._models), layer_dim: len(layers), "direction": len(self._directions),
+            "scope": len(self._scopes), "clip": len(self._clips), **self._sizes,
+        }  # fmt: skip
+        out = np.full([lengths[axis] for axis in axes], np.nan)
+        for place, values in parts:
+            at = self._at(place, layers) if placed else (self._models.index(place.model),)
+            values = np.asarray(values)
+            out[(*at, *(slice(0, size) for size in values.shape))] = values
+        return out
+
+    def _at(self, place: Place, layers: Sequence[int]) -> tuple[int, int, int, int]:
+        return (
+            self._models.index(place.model),
+            list(layers).index(place.layer),
+            self._directions.index(place.direction),
+            self._scopes.index(place.scope),
+        )
+
+
+def _notes(found: Sequence[_Collected]) -> list[str]:
+    """What holds for all numbers of a result; with the models named where it holds for some alone."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        for note in (*_layout_notes(one), *one.notes):
+            said.setdefault(note, []).append(one.entry.name)
+    notes = [
+        note if len(names) == len(found) else f"{', '.join(names)}: {note}" for note, names in said.items()
+    ]
+    if len(found[0].names) == 1:
+        notes.append("One clip was shown: there are no intervals over clips.")
+    return notes
+
+
+def _layout_notes(one: _Collected) -> Iterator[str]:
+    layout = one.layout
+    if layout is None:
+        return
+    if layout.frames == 0:
+        yield "A plain sequence has no frames and no class token, so quantities of those are gaps."
+    elif layout.frames == 1:
+        yield "The model sees one frame: frame lags, frame matrix and class row by frame are gaps."
+    if layout.frames and len(one.shape) == 4 and one.shape[1] > layout.frames:
+        span = one.shape[1] // layout.frames
+        yield f"Frames are counted as the model sees them: a token spans {span} frames of the clip."
+    if layout.frames and not layout.class_positions:
+        yield "The model has no class token: its row is a gap."
+    if len(layout.class_positions) > 1:
+        yield "The class row is the mean over the class tokens."
+    directions = {key[1] for by_key in one.clips.values() for key in by_key if key[0] >= 0}
+    if directions == {"forward"} and one.about["residual"]:
+        yield "The model scans forward only: there is no backward direction."
+    if one.about["residual"] == "elemental":
+        yield 'The residual "elemental" is this toolkit\'s reading of the paper\'s text, not a released form.'
+
+
+def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
+    model, video = one.entry.model, len(one.shape) == 4
+    parameter = next(model.parameters())
+    known = {
+        "path": "",
+        "file_sha256": "",
+        "weights_sha256": "",
+        "recognised": f"{type(model).__module__}.{type(model).__qualname__}",
+        "config": {},
+        **one.entry.origin,
+    }
+    return ModelOrigin(
+        **{**known, "weights_sha256": known["weights_sha256"] or weights_sha256(model.state_dict())},
+        layout=one.layout or TokenLayout.sequence(0),
+        frames=one.shape[1] if video else None,
+        size=one.shape[-1] if video else None,
+        dtype=one.about["dtype"] or str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        backend=one.about["backend"] or "none",
+        sizes=dict(sizes),
+    )
+
+
+def _steps(
+    entries: Sequence[Entry], measures: Sequence[Measure], layers: Sequence[int] | None, scopes: Sequence[str]
+) -> int:
+    """How many places there are in all, clip by clip; sides of self-attention are counted where it is met."""
+    total = 0
+    for entry in entries:
+        family = _family(entry)
+        indices = layer_indices(layers, len(family.mixers(entry.model)))
+        a_layer = len(family.sites(entry.model, indices[0])) if indices else 0
+        places = sum(len(indices) * len(scopes) * a_layer if m.level == "matrix" else 1 for m in measures)
+        total += entry.count * places
+    return total
+
+
+def _depends(
+    entries: Sequence[Entry],
+    measures: Sequence[Measure],
+    layers: Sequence[int] | None,
+    scopes: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """All that changes what a clip gives, as `Unfinished.begin` takes it."""
+    return {
+        "toolkit": _version(),
+        "torch": torch.__version__,
+        "layers": None if layers is None else list(layers),
+        "scopes": list(scopes),
+        "seed": seed,
+        "measures": {m.name: m.settings for m in measures},
+        "models": [
+            {
+                "name": entry.name,
+                "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
+                "layout": None if entry.layout is None else vars(entry.layout),
+                **entry.shown,
+            }
+            for entry in entries
+        ],
+    }
+
+
+def _samples(clips: Tensor | Iterable[Sample | Tensor]) -> list[Sample]:
+    found = [
+        one if isinstance(one, Sample) else Sample(one, f"clip {index}") for index, one in enumerate(clips)
+    ]
+    if not found:
+        raise ValueError("clips: there are none; show the model one or more")
+    shapes = {tuple(sample.tokens.shape) for sample in found}
+    if len(shapes) > 1:
+        raise ValueError(f"clips: have shapes {' and '.join(map(str, sorted(shapes)))}; all must have one")
+    return found
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.name.encode())
+        digest.update(sample.tokens.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode and leave every module's mode as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _version() -> str:
+    try:
+        return version("vmp-toolkit")
+    except PackageNotFoundError:  # Run from a folder that was never installed.
+        return vmp.__version__

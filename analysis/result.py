@@ -1,0 +1,503 @@
+"""The result of every probe: a labelled dataset and where it comes from.
+
+A quantity of the dataset has the axes model, layer, direction and scope, and its own after them. Beside ``x`` stand
+``x_low`` and ``x_high``, the ends of its 95 % interval over clips. What each clip gave is kept too, as
+``<measure>.<name>`` with the axis clip. NaN is a gap, and infinity lies beyond the sequence; `Result.note` says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from analysis.files import ResultError, replacing
+from analysis.measure import Measure, Quantity, find_measure
+from vmp.layout import TokenLayout
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMAT = 2
+"""Version of the folder that `Result.save` writes. Version 1 was one result.json a probe, of toolkit 0.1.0."""
+
+DATA, PROVENANCE = "data.nc", "provenance.json"
+TIDY = {"summary": False, "curves": True}
+"""The tidy tables, and whether each holds quantities with axes of their own."""
+
+WRITTEN = (DATA, PROVENANCE, *(f"{name}.{ending}" for name in TIDY for ending in ("csv", "parquet")))
+"""What `Result.save` puts into its folder."""
+
+PLACE = ("model", "layer", "direction", "scope")
+WHOLE = "whole model"
+"""The scope of a quantity of the whole model in tidy tables."""
+
+_RECORD = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_RECORD)
+class ModelOrigin:
+    """One model of a result.
+
+    Attributes:
+        path: of its checkpoint, or "" for a model that was built in memory.
+        file_sha256: of that file's bytes, or "".
+        weights_sha256: of the tensors, whatever file holds them.
+        recognised: what the file, or the module, was recognised as, in one line.
+        config: every field of the model's configuration, where it has one of this project's kind.
+        layout: where the tokens lie.
+        frames, size: of each clip; None for token sequences.
+        dtype, device: of the mixers.
+        backend: the scan backend that ran, or "none: self-attention".
+        sizes: lengths of the axes on which models may differ.
+    """
+
+    path: str
+    file_sha256: str
+    weights_sha256: str
+    recognised: str
+    config: dict[str, JsonValue]
+    layout: TokenLayout
+    frames: int | None
+    size: int | None
+    dtype: str
+    device: str
+    backend: str
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True, config=_RECORD)
+class Clips:
+    """What the models were shown.
+
+    Attributes:
+        source: name of the clip source, "random tokens", or "given" for clips that a caller passed.
+        names, labels: one for each clip.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, config=_RECORD)
+class Provenance:
+    """Where a result comes from: enough to run it again.
+
+    Attributes:
+        toolkit, torch, python: versions.
+        command: the command line, or "analysis.probe" for a call.
+        date: UTC, ISO 8601.
+        seed: of the clips, of all that is drawn, and of the bootstrap.
+        resamples: bootstrap resamples behind each interval; the level is 95 %.
+        measures: settings by name.
+        clips: what was shown. models: by name.
+        notes: what holds for the whole result, such as gaps common to all layers.
+    """
+
+    toolkit: str
+    torch: str
+    python: str
+    command: str
+    date: str
+    seed: int
+    resamples: int
+    measures: dict[str, dict[str, JsonValue]]
+    clips: Clips
+    models: dict[str, ModelOrigin]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class Number:
+    """One number with its interval: `value` is NaN for a gap and infinite beyond the sequence, and `note` says why.
+
+    `low` and `high` are NaN where there is no interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class Curve:
+    """One array with the ends of its pointwise intervals over clips, or None where there are none."""
+
+    value: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+    unit: str
+
+
+@final
+class Result:
+    """What a probe found.
+
+    Attributes:
+        data: the dataset. provenance: where it comes from.
+        measures: those behind it, for its plots and tables; one that is not installed is left out.
+
+    `summary()` is a tidy table, `plot("decay_index_tokens")` a figure, `save(folder)` and `Result.load(folder)` keep it.
+    """
+
+    def __init__(self, data: xr.Dataset, provenance: Provenance, measures: Sequence[Measure] | None = None):
+        self.data, self.provenance = data, provenance
+        self.measures = {m.name: m for m in (_installed(provenance) if measures is None else measures)}
+
+    # What there is.
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.provenance.models)
+
+    @property
+    def model(self) -> str:
+        """The name of the first model, which is the only one but in comparisons."""
+        return self.models[0]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(int(layer) for layer in self.data["layer"].values) if "layer" in self.data else ()
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        return tuple(map(str, self.data["scope"].values)) if "scope" in self.data else ()
+
+    def layers_of(self, model: str) -> tuple[int, ...]:
+        """The layers of one model that were probed."""
+        measured = np.any([self._measured(m).loc[model].any(("direction", "scope")) for m in self._placed], axis=0)
+        return tuple(layer for layer, there in zip(self.layers, measured, strict=True) if there)
+
+    def layout(self, model: str | None = None) -> TokenLayout:
+        """Where the tokens of a model lie."""
+        return self.provenance.models[model or self.model].layout
+
+    def directions(self, measure: str, model: str | None = None) -> tuple[str, ...]:
+        """The directions in which a model has a measure's quantities, sides of self-attention among them."""
+        if measure not in self._placed:
+            return ()
+        there = self._measured(measure).loc[model or self.model].any(("layer", "scope"))
+        return tuple(str(name) for name in there["direction"].values[there.values])
+
+    def weight_unit(self, scope: str, model: str | None = None) -> str:
+        """The unit of the weights W of a model in a scope."""
+        return str(self.data["weight_unit"].loc[model or self.model, scope].item())
+
+    @property
+    def n_clips(self) -> int:
+        return len(self.provenance.clips.names)
+
+    @property
+    def _placed(self) -> tuple[str, ...]:
+        return tuple(m for m in self.provenance.measures if f"{m}.measured" in self.data)
+
+    def _measured(self, measure: str) -> xr.DataArray:
+        return self.data[f"{measure}.measured"]
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of all quantities."""
+        return tuple(str(n) for n, v in self.data.data_vars.items() if v.attrs.get("role") == "value")
+
+    # Single numbers and arrays.
+
+    def number(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
+               **own: Any) -> Number:  # fmt: skip
+        """One number. Raises KeyError with what there is where there is no such place."""
+        at = self._at(quantity, layer, direction, scope, model, own)
+        parts = [
+            float(self.data[name].loc[at].item()) if name in self.data else np.nan
+            for name in (quantity, f"{quantity}_low", f"{quantity}_high")
+        ]
+        unit = self.data[quantity].attrs["units"]
+        return Number(*parts, unit, self._notes(quantity).get(_key(at.values()), ""))
+
+    def curve(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
+              **own: Any) -> Curve | None:  # fmt: skip
+        """One array with its interval, or None where that place has none, as for frames of a token sequence."""
+        if quantity not in self.data:
+            return None
+        at = self._at(quantity, layer, direction, scope, model, own)
+        sizes = self.provenance.models[at["model"]].sizes
+        parts = []
+        for name in (quantity, f"{quantity}_low", f"{quantity}_high"):
+            if name not in self.data:
+                parts.append(None)
+                continue
+            found = self.data[name].loc[at]
+            parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
+        if parts[0] is None or not np.isfinite(parts[0]).any() and not self.has(quantity, **at):
+            return None
+        value, low, high = parts
+        unit = self.data[quantity].attrs["units"]
+        unit = self.weight_unit(scope, at["model"]) if unit == "W" else unit
+        nothing = low is None or bool(np.isnan(low).all())
+        return Curve(value, None if nothing else low, None if nothing else high, unit)
+
+    def has(self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any) -> bool:
+        """Whether a quantity was measured there, be it a gap."""
+        measure = self.data[quantity].attrs["measure"]
+        if measure not in self._placed:
+            return True
+        place = {"model": model, "layer": layer, "direction": direction, "scope": scope}
+        if any(value not in self.data[axis].values for axis, value in place.items()):
+            return False
+        return bool(self._measured(measure).loc[place]) and model not in self._lacking(quantity)
+
+    def _lacking(self, quantity: str) -> Sequence[str]:
+        """Models whose sequences have no such array."""
+        return json.loads(self.data[quantity].attrs.get("lacking", "[]"))
+
+    def _at(self, quantity: str, layer: int, direction: str, scope: str, model: str | None, own: Mapping[str, Any]
+            ) -> dict[str, Any]:  # fmt: skip
+        if quantity not in self.quantities:
+            raise KeyError(f"no quantity {quantity!r}; there are {', '.join(self.quantities)}")
+        dims = [str(d) for d in self.data[quantity].dims]
+        given = {"model": model or self.model, "direction": direction, "scope": scope, **own}
+        given |= {d: layer for d in dims if d.endswith("layer")}
+        at = {d: given[d] for d in dims if d in given}
+        for axis, value in at.items():
+            known = self.data[axis].values.tolist()
+            if value not in known:
+                raise KeyError(f"{quantity}: no {axis} {value!r}; there are {', '.join(map(str, known))}")
+        return at
+
+    def note(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
+             **own: Any) -> str:  # fmt: skip
+        """Why a number is missing, or what has to be known to read it; "" for nothing."""
+        return self.number(quantity, layer, direction, scope, model, **own).note
+
+    def _notes(self, quantity: str) -> Mapping[tuple[str, ...], str]:
+        if quantity not in self._parsed_notes:
+            said = json.loads(self.data[quantity].attrs.get("notes", "{}"))
+            self._parsed_notes[quantity] = {tuple(at): why for why, places in said.items() for at in places}
+        return self._parsed_notes[quantity]
+
+    @cached_property
+    def _parsed_notes(self) -> dict[str, Mapping[tuple[str, ...], str]]:
+        return {}
+
+    # Tables.
+
+    def summary(
+        self,
+        quantities: str | Sequence[str] | None = None,
+        *,
+        measure: str | None = None,
+        scope: str | None = None,
+        curves: bool = False,
+        **where: Any,
+    ) -> pd.DataFrame:
+        """A tidy table: one number a row, with its interval, unit and note.
+
+        Args:
+            quantities: which ones; all where None. measure, scope: those alone.
+            curves: entries of quantities with axes of their own instead, with their indices in the column `at`.
+            where: values of further columns, such as `layer=3` or `direction="backward"`.
+
+        Returns:
+            Columns model, measure, layer, direction, scope, quantity, at, unit, value, low, high, n_clips, note. A
+            gap is NaN with the reason in `note`; a quantity of the whole model has no layer.
+
+        Raises:
+            KeyError: for an unknown quantity.
+        """
+        names = self.quantities if quantities is None else [quantities] if isinstance(quantities, str) else quantities
+        unknown = [name for name in names if name not in self.quantities]
+        if unknown:
+            raise KeyError(f"no quantity {unknown[0]!r}; there are {', '.join(self.quantities)}")
+        rows = [
+            row
+            for name in names
+            if bool(self.data[name].attrs["number"]) != curves or (quantities is not None and not curves)
+            if measure in (None, self.data[name].attrs["measure"])
+            for row in self._rows(name)
+        ]
+        columns = ["model", "measure", "layer", "direction", "scope", "quantity", "at", "unit", "value", "low", "high"]
+        table = pd.DataFrame(rows, columns=[*columns, "n_clips", "note"])
+        table["layer"] = table["layer"].astype("Int64")
+        for column, wanted in {"scope": scope, **where}.items():
+            if wanted is not None:
+                table = table[table[column] == wanted]
+        return table.reset_index(drop=True)
+
+    def _rows(self, quantity: str) -> Iterator[tuple[Any, ...]]:
+        variable = self.data[quantity]
+        measure, unit = variable.attrs["measure"], variable.attrs["units"]
+        dims = [str(d) for d in variable.dims]
+        ends = [self.data[n].values if (n := f"{quantity}_{end}") in self.data else None for end in ("low", "high")]
+        notes = self._notes(quantity)
+        placed = "direction" in dims
+        outer, own = (dims[:4], dims[4:]) if placed else (dims[:1], dims[1:])
+        values = [self.data[d].values.tolist() for d in dims]
+        for index in product(*(range(len(v)) for v in values[: len(outer)])):
+            place = [values[k][i] for k, i in enumerate(index)]
+            if not self.has(quantity, *place):
+                continue
+            model = place[0]
+            sizes = self.provenance.models[model].sizes
+            shape = [sizes.get(d, len(v)) for d, v in zip(own, values[len(outer) :], strict=True)]
+            spot = (*place[1:],) if placed else (None, "", WHOLE)
+            shown = self.weight_unit(place[3], model) if unit == "W" else unit
+            for inner in np.ndindex(*shape):
+                at = (*index, *inner)
+                named = [values[len(outer) + k][i] for k, i in enumerate(inner)]
+                low, high = (np.nan if end is None else float(end[at]) for end in ends)
+                note = notes.get(_key([*place, *named]), "")
+                where = ", ".join(map(str, named))
+                yield (model, measure, *spot, quantity, where, shown, float(variable.values[at]), low, high,
+                       self.n_clips, note)  # fmt: skip
+
+    # Showing.
+
+    def plot(self, what: str, ax: Axes | None = None, **where: Any) -> Axes:
+        """Draw a quantity, or a plot of one of the measures, on axes; new ones where None is given.
+
+        Args:
+            what: a quantity with a number in each layer, drawn by layer; or the name of a plot.
+            where: what the plot takes, such as `layer=3`, `scope="mixer"`, `direction="backward"` or `model="a"`.
+
+        Raises:
+            KeyError: with all that can be drawn, for another name.
+        """
+        from analysis.draw import plot_by_layer
+
+        made = {name: plot for measure in self.measures.values() for name, plot in measure.plots.items()}
+        if what in made:
+            return made[what](self, ax=ax, **where)
+        if what in self.quantities and self.data[what].attrs["number"] and "layer" in self.data[what].dims:
+            return plot_by_layer(self, what, ax=ax, **where)
+        numbers = [n for n in self.quantities if self.data[n].attrs["number"] and "layer" in self.data[n].dims]
+        raise KeyError(f"no plot {what!r}; there are {', '.join([*made, *numbers])}")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.provenance.measures)
+        layers = f"{len(self.layers)} layers, " if self.layers else ""
+        scopes = f", scopes {', '.join(self.scopes)}" if self.scopes else ""
+        return f"Result({shown} of {', '.join(self.models)}: {layers}{self.n_clips} clips{scopes})"
+
+    def _repr_html_(self) -> str:
+        from analysis.tables import html
+
+        return html(self)
+
+    # Keeping.
+
+    def to_json(self) -> str:
+        """All of it but the clips' own arrays as JSON: null is a gap, "Infinity" lies beyond the sequence."""
+        tables = {name: self.summary(curves=curves) for name, curves in TIDY.items()}
+        parts = [f'"format": {FORMAT}', f'"provenance": {_dump(self.provenance)}']
+        for name, table in tables.items():
+            lines = (json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) for row in table.to_dict("records"))
+            parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
+        return "{\n" + ",\n".join(parts) + "\n}\n"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write a folder, which appears whole or not at all, and return its path.
+
+        Raises:
+            ResultError: where the folder cannot be written or holds files of others.
+        """
+        with replacing(Path(folder), WRITTEN) as new:
+            self.write_into(new)
+        return Path(folder)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the files of `WRITTEN` into a folder that is there."""
+        numbers = {n: {"zlib": True} for n, v in self.data.data_vars.items() if v.dtype.kind == "f"}
+        self.data.to_netcdf(folder / DATA, engine="h5netcdf", encoding=numbers)
+        text = "{" + f'"format": {FORMAT}, "provenance": {_dump(self.provenance)}' + "}\n"
+        (folder / PROVENANCE).write_text(text, encoding="utf-8")
+        for name, curves in TIDY.items():
+            table = self.summary(curves=curves)
+            table.to_csv(folder / f"{name}.csv", index=False)
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+    @classmethod
+    def load(cls, folder: Path | str, measures: Sequence[Measure] | None = None) -> Result:
+        """Read what `save` wrote.
+
+        Args:
+            measures: those behind the result, where they are not installed.
+
+        Raises:
+            ResultError: naming the file and the version that wrote it, for anything else.
+        """
+        folder = Path(folder)
+        old = folder / "result.json" if folder.is_dir() else folder
+        if old.suffix == ".json" and old.name != PROVENANCE and old.is_file():
+            raise ResultError(
+                f"{old}: a result of toolkit 0.1.0 or before, when each probe had a file of its own; probe again with "
+                f"the command that it names"
+            )
+        if not (folder / PROVENANCE).is_file():
+            raise ResultError(f"{folder}: holds no result (no {PROVENANCE})")
+        try:
+            about = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+            if not isinstance(about, dict) or about.get("format") != FORMAT:
+                version = about.get("format") if isinstance(about, dict) else None
+                raise ResultError(
+                    f"{folder / PROVENANCE}: of format {version}; this toolkit reads {FORMAT}; probe again"
+                )
+            provenance = TypeAdapter(Provenance).validate_python(about["provenance"], strict=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ResultError(f"{folder / PROVENANCE}: {where}: {first['msg']}") from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+            raise ResultError(f"{folder / PROVENANCE}: cannot be read: {error}") from error
+        try:
+            data = xr.load_dataset(folder / DATA, engine="h5netcdf")
+        except (OSError, ValueError) as error:
+            raise ResultError(f"{folder / DATA}: cannot be read: {error}") from error
+        return cls(data, provenance, measures)
+
+
+def _installed(provenance: Provenance) -> list[Measure]:
+    found = []
+    for name, settings in provenance.measures.items():
+        try:
+            kind = find_measure(name)
+        except ValueError:
+            continue
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        found.append(kind(**given))
+    return found
+
+
+def quantity_of(result: Result, name: str) -> Quantity:
+    """What a dataset says of a quantity, whether its measure is installed or not."""
+    attributes = result.data[name].attrs
+    return Quantity(attributes["units"], attributes["long_name"])
+
+
+def _key(place: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in place)
+
+
+def _dump(provenance: Provenance) -> str:
+    return TypeAdapter(Provenance).dump_json(provenance).decode()
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, JsonValue]:
+    found: dict[str, JsonValue] = {}
+    for name, value in row.items():
+        if value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            found[str(name)] = None
+        elif isinstance(value, float) and np.isinf(value):
+            found[str(name)] = "Infinity" if value > 0 else "-Infinity"
+        else:
+            found[str(name)] = value
+    return found
