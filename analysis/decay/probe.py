@@ -34,7 +34,6 @@ from analysis.softmax import OneSide, Side
 from analysis.unfinished import ClipRecord, Unfinished
 from analysis.weights import Scope, scoped
 from vmp.layout import TokenLayout
-from vmp.scan import choose_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +151,8 @@ class _Collector:
         self.dtype = str(capture.hidden.dtype).removeprefix("torch.")
         predicted = None
         if isinstance(capture, Capture):
-            self.backend = choose_backend(capture.u)
-            predicted = predicted_half_life(_numpy(capture.A), _numpy(capture.delta)[0])
+            self.backend = capture.backend()
+            predicted = predicted_half_life(_numpy(capture.terms.A), _numpy(capture.terms.delta)[0])
         for scope in self._scopes:
             for direction, matrix in _views(capture, scope):
                 reducers: list[Reducer] = [LagProfile(), Distances(), EffectiveContext(), FrameMatrix()]
