@@ -82,16 +82,20 @@ class _GatedMatrix(AttentionMatrix):
         scan = self._scan
         self.batch, self.channels, self.length = scan.batch, scan.channels, scan.length
         self.reverse, self.dtype, self.device = scan.reverse, scan.dtype, scan.device
-        self._ahead = -1 if capture.conv_reversed == capture.reverse else 1
+        self._ahead = -1 if capture.terms.conv_reversed == capture.terms.reverse else 1
 
         def ordered(x: Tensor) -> Tensor:
             return x.flip(-1) if self.reverse else x
 
-        self._gate = ordered(capture.gate())
-        self._skip = torch.zeros_like(self._gate[0, :, 0]) if capture.D is None else capture.D.to(self.dtype)
-        taps = capture.conv_taps()
+        self._gate = ordered(capture.terms.gate())
+        self._skip = (
+            torch.zeros_like(self._gate[0, :, 0])
+            if capture.terms.D is None
+            else capture.terms.D.to(self.dtype)
+        )
+        taps = capture.terms.conv_taps()
         self._taps = torch.ones_like(self._skip)[:, None] if taps is None else taps.to(self.dtype)
-        self._slope = ordered(capture.conv_slope())
+        self._slope = ordered(capture.terms.conv_slope())
 
     @property
     def reach(self) -> int:
@@ -100,10 +104,10 @@ class _GatedMatrix(AttentionMatrix):
     def bias_term(self) -> Float[Tensor, "B D L"]:
         """What the convolution's bias adds to the mixer's output: diag(silu z) (alpha + D I) diag(sigmoid v) b."""
         capture = self._capture
-        if capture.scan_input == "projected" or capture.conv_bias is None:
+        if capture.terms.scan_input == "projected" or capture.terms.conv_bias is None:
             return torch.zeros_like(self._gate)
-        source = capture.conv_slope() * capture.conv_bias.to(self.dtype)[:, None]
-        return capture.gate() * self._scan.apply(source)
+        source = capture.terms.conv_slope() * capture.terms.conv_bias.to(self.dtype)[:, None]
+        return capture.terms.gate() * self._scan.apply(source)
 
     def allowed(self) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """As the scan's, and further by the taps that look ahead; the skip term gives the diagonal back."""
@@ -216,7 +220,7 @@ class Contribution(_GatedMatrix):
 
     def __init__(self, capture: Capture, *, project: bool = False):
         super().__init__(capture)
-        self._x = capture.x.flip(-1) if self.reverse else capture.x
+        self._x = capture.terms.x.flip(-1) if self.reverse else capture.terms.x
         self._projection = capture.out_weight.to(self.dtype) if project else None
 
     def _scale(self, columns: slice) -> Float[Tensor, "B D c"]:

@@ -1,8 +1,10 @@
 """The bidirectional Mamba mixer, with each of VideoMambaPro's changes a switch of the configuration."""
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +20,28 @@ _STEP_RANGE = (1e-3, 1e-1)
 _STEP_FLOOR = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True)
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DirectionTerms:
-    """All that one direction of a mixer computes with, for one batch.
+    """Everything that one direction of a Mamba layer computes with, for one batch (math.md sections 1 and 2).
 
-    Arguments:
-        direction: "forward" or "backward".
-        u: what is scanned, (B, D, L).
-        x: the first half of `in_proj`'s output, before the convolution, (B, D, L).
-        delta: step sizes after softplus, (B, D, L); float32 or wider.
-        A: decay rates, negative, (D, N); float32 or wider.
-        B, C: input and output weights of the states, (B, N, L).
-        D: weight of the direct path, (D,), or None where the direction has none.
-        z: the gate before its SiLU, (B, D, L).
-        conv_weight, conv_bias: (D, W) and (D,) or None, of the depthwise convolution
-            v_i = b + sum_w weight[w] x_{i - (W - 1) + w}.
-        conv_reversed: the convolution runs from the end: v_i = b + sum_w weight[w] x_{i + (W - 1) - w}.
-        scan_input: whether u is silu(v), "convolved", or x, "projected".
-        residual, mask_diagonal, reverse: options of `vmp.selective_scan`.
-        masked_first_step: "skip_only" if the first step taken by a masked scan outputs D u alone.
-        scale: factor of the gated output: 1, or 0.5 where the sum over directions is halved.
+    Attributes:
+        direction: `"forward"` or `"backward"`.
+        u: The scan's input, (B, D, L).
+        x: The first half of `in_proj`'s output, before the convolution, (B, D, L).
+        delta: Step sizes after softplus, (B, D, L); float32 or wider.
+        A: Decay rates, negative, (D, N); float32 or wider.
+        B, C: Input and output weights of the states, (B, N, L).
+        D: Weight of the direct path, (D,), or None where the direction has none.
+        z: The gate before its SiLU, (B, D, L).
+        conv_weight, conv_bias: Weights (D, W), the last on the token itself, and bias (D,) or None of the depthwise
+            convolution `v_i = b + sum_w weight[w] x_{i - (W - 1) + w}`.
+        conv_reversed: Whether the convolution runs from the last token:
+            `v_i = b + sum_w weight[w] x_{i + (W - 1) - w}`.
+        scan_input: `"convolved"` where u is silu(v), `"projected"` where u is x (VMP as released).
+        residual, mask_diagonal, reverse: Options of `vmp.selective_scan`.
+        masked_first_step: `"skip_only"` where the first step of a masked scan outputs D u alone.
+        scale: Factor of the gated output: 1, or 0.5 where the sum over directions is halved (Vim).
     """
 
     direction: Literal["forward", "backward"]
@@ -58,6 +62,32 @@ class DirectionTerms:
     reverse: bool
     masked_first_step: MaskedFirstStep
     scale: float
+
+    def detached(self) -> DirectionTerms:
+        """The same terms without the graph that computed them."""
+        tensors = {name: x.detach() for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
+    def gate(self) -> Float[Tensor, "B D L"]:
+        """scale silu(z), which multiplies each row of the layer's matrix."""
+        return self.scale * F.silu(self.z)
+
+    def conv_taps(self) -> Float[Tensor, "D W"] | None:
+        """The convolution's weights by distance, the token's own first; None where u does not pass through it."""
+        return None if self.scan_input == "projected" else self.conv_weight.flip(-1)
+
+    def conv_slope(self) -> Float[Tensor, "B D L"]:
+        """sigmoid(v) with v the convolution of x, so that u = sigmoid(v) v; 1 where u is x itself."""
+        if self.scan_input == "projected":
+            return torch.ones_like(self.x)
+        x = self.x.flip(-1) if self.conv_reversed else self.x
+        v = F.conv1d(
+            F.pad(x, (self.conv_weight.shape[1] - 1, 0)),
+            self.conv_weight[:, None].to(x.dtype),
+            None if self.conv_bias is None else self.conv_bias.to(x.dtype),
+            groups=x.shape[1],
+        )
+        return torch.sigmoid(v.flip(-1) if self.conv_reversed else v)
 
     def scan(self, backend: str = "auto") -> Float[Tensor, "B D L"]:
         """scale * y silu(z), y the scan of `u`: what this direction adds to the mixer's last projection."""

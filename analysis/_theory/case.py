@@ -87,22 +87,22 @@ class Case:
 
         A scan never looks ahead, so these steps alone are the leading block of its whole matrix, exactly.
         """
-        D, L = capture.u.shape[1:]
+        D, L = capture.terms.u.shape[1:]
         steps = min(steps, L)
-        at = slice(L - steps, L) if capture.reverse else slice(0, steps)
-        chosen = torch.linspace(0, D - 1, min(channels, D)).round().long().to(capture.u.device)
-        skip = torch.zeros_like(capture.u[0, :, 0]) if capture.D is None else capture.D
+        at = slice(L - steps, L) if capture.reversed else slice(0, steps)
+        chosen = torch.linspace(0, D - 1, min(channels, D)).round().long().to(capture.terms.u.device)
+        skip = torch.zeros_like(capture.terms.u[0, :, 0]) if capture.terms.D is None else capture.terms.D
         return cls(
-            u=capture.u[:, chosen, at],
-            delta=capture.delta[:, chosen, at],
-            A=capture.A[chosen],
-            B=capture.B[..., at],
-            C=capture.C[..., at],
+            u=capture.terms.u[:, chosen, at],
+            delta=capture.terms.delta[:, chosen, at],
+            A=capture.terms.A[chosen],
+            B=capture.terms.B[..., at],
+            C=capture.terms.C[..., at],
             D=skip[chosen],
-            residual=capture.residual,
-            mask_diagonal=capture.mask_diagonal,
-            reverse=capture.reverse,
-            masked_first_step=capture.masked_first_step,
+            residual=capture.terms.residual,
+            mask_diagonal=capture.terms.mask_diagonal,
+            reverse=capture.reversed,
+            masked_first_step=capture.terms.masked_first_step,
         )
 
     @property

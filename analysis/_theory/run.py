@@ -161,7 +161,7 @@ def on_checkpoint(
         names=[sample.name for sample in shown], labels=[sample.label for sample in shown],
         length=scans.layout.length, dtype="float64", backend="spec",
     )  # fmt: skip
-    last = Case.captured(scans.latest, steps, scans.latest.u.shape[1])
+    last = Case.captured(scans.latest, steps, scans.latest.terms.u.shape[1])
     curves = (*spectra(last, scans.latest.layer), *scans.rows.curves(request.bootstrap, request.seed))
     return tuple(scans.findings()), curves, origin
 

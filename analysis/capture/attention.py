@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from analysis.capture.parts import shown
 from analysis.softmax import SoftmaxAttention
 from vmp.layout import TokenLayout
 
@@ -16,24 +18,25 @@ AttentionDirection = Literal["forward", "both", "time", "space"]
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionCapture:
-    """One self-attention, with tokens in the order of ``layout`` whatever the model's own (math.md section 2).
+    """One self-attention, with tokens in the order of `layout` whatever the model's own (math.md section 2).
 
         P^h = softmax(scale q^h k^hT) over the allowed keys        out = out_weight concat_h P^h v^h + out_bias
 
     Attributes:
-        layer: index of the layer, from 0.
-        direction: ``"both"``; ``"forward"`` where token i sees only j <= i; ``"time"`` and ``"space"`` where a layer
-            has one attention along each, as TimeSformer's divided attention.
-        q, k, v: queries, keys and values of each head, biases included, (B, H, L, d).
-        scale: factor of the logits, such as d^-0.5.
-        allowed: which keys (columns) each row may see, (L, L); all where None. A row without a key is no part of this
+        layer: Index of the layer, from 0.
+        direction: `"both"`; `"forward"` where token i sees only j <= i; `"time"` and `"space"` where a layer has one
+            attention along each, as TimeSformer's divided attention.
+        q, k, v: Queries, keys and values of each head, biases included, (B, H, L, d).
+        scale: Factor of the logits, such as d^-0.5.
+        allowed: Which keys (columns) each row may see, (L, L); all where None. A row without a key is no part of this
             attention: the token passes it by.
-        layout: which positions are class tokens, frames and patches.
-        hidden: the attention's input after the norm, (B, L, M).
-        out_weight: what follows the heads up to the residual stream, (M, H d); out_bias: (M,) or None.
-        class_sets: sets of keys, (G, L), where a class token's row is the mean of one softmax over each, as over each
+        layout: Which positions are class tokens, frames and patches.
+        hidden: The attention's input after the norm, (B, L, M).
+        out_weight: The map that follows the heads up to the residual stream, (M, H d).
+        out_bias: That map's bias, (M,), or None.
+        class_sets: Sets of keys, (G, L), where a class token's row is the mean of one softmax over each, as over each
             frame in TimeSformer's attention in space. None where its row is like the others.
     """
 
@@ -50,8 +53,21 @@ class AttentionCapture:
     out_bias: Float[Tensor, " M"] | None
     class_sets: Bool[Tensor, "G L"] | None = None
 
+    is_scan = False
+    reversed = False
+    reach = 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what the softmax is computed from."""
+        return self.q.dtype
+
+    def backend(self) -> str:
+        """What stands in the place of a scan's backend."""
+        return "none: self-attention"
+
     def operator(self) -> SoftmaxAttention:
-        """The softmax matrix P of each head, scope ``ssm``; channels are heads."""
+        """The softmax matrix P of each head, scope `ssm`; channels are heads."""
         averaged = () if self.class_sets is None else self.layout.class_positions
         return SoftmaxAttention(self.q, self.k, self.scale, self.allowed, averaged, self.class_sets)
 
@@ -62,3 +78,7 @@ class AttentionCapture:
     def output(self) -> Float[Tensor, "B K L"]:
         """concat_h P^h v^h, the attention's output before its projection, K = H d."""
         return rearrange(self.operator().apply(self.v), "b h l c -> b (h c) l")
+
+    def __repr__(self) -> str:
+        B, H, L, d = self.q.shape
+        return shown(self, f"layer {self.layer}", self.direction, self.dtype, B=B, H=H, L=L, d=d)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
-from analysis.capture.mamba_layer import mamba_capture
-from analysis.capture.parts import CaptureError, Site, first_argument, is_of
+from analysis.capture.mamba_layer import mamba_capture, whole_sequence
+from analysis.capture.parts import Site, is_of
 
-NAME = "transformers Mamba (MambaModel, MambaForCausalLM)"
+NAME = "mamba"
 MODULE = "transformers.models.mamba.modeling_mamba"
 
 
@@ -24,17 +24,7 @@ def mixers(model: Any) -> Sequence[nn.Module]:
 
 
 def sites(model: Any, layer: int) -> Sequence[Site]:
-    def hidden(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
-        mask, cache = keywords.get("attention_mask"), keywords.get("cache_params")
-        if mask is not None and not bool(mask.all()):
-            raise CaptureError(
-                f"layer {layer}: attention_mask hides padding; captures are of whole sequences"
-            )
-        if cache is not None and cache.has_previous_state(layer):
-            raise CaptureError(f"layer {layer}: continues a cached state; captures are of whole sequences")
-        return first_argument(arguments, keywords)
-
-    return [Site(mixers(model)[layer], hidden)]
+    return [Site(mixers(model)[layer], whole_sequence(layer))]
 
 
 def captures(model: Any, layer: int, hidden: Tensor) -> list[Capture]:

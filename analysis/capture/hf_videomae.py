@@ -12,7 +12,7 @@ from analysis.capture.attention_layer import Projections, attention_capture, pai
 from analysis.capture.parts import Site, is_of, needs_evaluation, part
 from vmp.layout import TokenLayout
 
-NAME = "transformers VideoMAE (VideoMAEModel, VideoMAEForVideoClassification)"
+NAME = "videomae"
 MODULE = "transformers.models.videomae.modeling_videomae"
 
 

@@ -12,7 +12,7 @@ from analysis.capture.attention_layer import Projections, attention_capture, pai
 from analysis.capture.parts import CaptureError, Site, first_argument, is_of, needs_evaluation, part
 from vmp.layout import TokenLayout
 
-NAME = "transformers ViViT (VivitModel, VivitForVideoClassification)"
+NAME = "vivit"
 MODULE = "transformers.models.vivit.modeling_vivit"
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from analysis.capture.capture import Capture
-from analysis.capture.parts import CaptureError, parameter, part
+from analysis.capture.parts import CaptureError, first_argument, parameter, part
 from vmp.layout import TokenLayout
+from vmp.mixer import DirectionTerms
 
 
 def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:
@@ -18,7 +22,8 @@ def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:
         (x, z) = in_proj h        u = silu(conv1d x)        (r, B, C) = x_proj u
         delta = softplus(dt_proj r)        A = -exp(A_log)
 
-    Raises CaptureError where a parameter is hidden, or the activation is not SiLU.
+    Raises:
+        CaptureError: A parameter is hidden, or the activation is not SiLU.
 
     Source: Gu and Dao, arXiv 2312.00752, section 3.4, and the mamba_ssm package.
     """
@@ -38,28 +43,47 @@ def mamba_capture(mixer: nn.Module, layer: int, hidden: Tensor) -> Capture:
     states = log_rates.shape[1]
     low_rank, B, C = x_proj(u.transpose(1, 2)).split([dt_proj.in_features, states, states], dim=-1)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    return Capture(
-        layer=layer,
+    terms = DirectionTerms(
         direction="forward",
-        delta=F.softplus(dt_proj(low_rank).to(wide)).transpose(1, 2).detach(),
+        delta=F.softplus(dt_proj(low_rank).to(wide)).transpose(1, 2),
         A=-torch.exp(log_rates.to(wide)),
-        B=B.transpose(1, 2).detach(),
-        C=C.transpose(1, 2).detach(),
+        B=B.transpose(1, 2),
+        C=C.transpose(1, 2),
         D=skip,
-        u=u.detach(),
-        x=x.detach(),
-        conv_weight=taps.detach(),
-        conv_bias=None if conv.bias is None else conv.bias.detach(),
+        u=u,
+        x=x,
+        conv_weight=taps,
+        conv_bias=conv.bias,
         conv_reversed=False,
-        z=z.detach(),
+        z=z,
         scale=1.0,
-        layout=TokenLayout.sequence(hidden.shape[1]),
         scan_input="convolved",
         residual="none",
         mask_diagonal=False,
         reverse=False,
         masked_first_step="carry",
-        hidden=hidden.detach(),
-        out_weight=out_proj.weight.detach(),
-        out_bias=None if out_proj.bias is None else out_proj.bias.detach(),
     )
+    bias = None if out_proj.bias is None else out_proj.bias.detach()
+    layout = TokenLayout.sequence(hidden.shape[1])
+    return Capture(layer, terms.detached(), layout, hidden.detach(), out_proj.weight.detach(), bias)
+
+
+def whole_sequence(layer: int) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor]:
+    """Takes the input of one layer from its arguments, where that is a whole sequence.
+
+    The function that is returned raises CaptureError where an attention mask hides tokens, or the layer continues a
+    state that is cached in `cache_params` (transformers) or `inference_params` (mamba_ssm).
+    """
+
+    def hidden(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
+        mask, cache = keywords.get("attention_mask"), keywords.get("cache_params")
+        if mask is not None and not bool(mask.all()):
+            raise CaptureError(
+                f"layer {layer}: attention_mask hides padding; captures are of whole sequences"
+            )
+        state = arguments[1] if len(arguments) > 1 else keywords.get("inference_params")
+        if state is not None or (cache is not None and cache.has_previous_state(layer)):
+            raise CaptureError(f"layer {layer}: continues a cached state; captures are of whole sequences")
+        return first_argument(arguments, keywords)
+
+    return hidden

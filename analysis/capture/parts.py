@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -15,19 +16,28 @@ class CaptureError(TypeError):
     """A model, or a layer of it, that cannot be captured; the message is one line for the user."""
 
 
+def shown(what: object, *words: object, **sizes: int) -> str:
+    """A repr on one line: the class, words such as a direction or a dtype, and sizes by their letters."""
+    named = (
+        str(word).removeprefix("torch.") if isinstance(word, torch.dtype) else str(word) for word in words
+    )
+    return f"{type(what).__name__}({', '.join((*named, *(f'{k}={v}' for k, v in sizes.items())))})"
+
+
 def first_argument(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
-    """A module's input: its first positional argument, or the keyword ``hidden_states``."""
+    """A module's input: its first positional argument, or the keyword `hidden_states`."""
     return arguments[0] if arguments else keywords["hidden_states"]
 
 
+@final
 @dataclass(frozen=True)
 class Site:
     """One place of a layer that is hooked.
 
     Attributes:
-        module: whose input is taken.
-        hidden: that input from the module's arguments, as (B, L, M) in the order of the layout.
-        direction: the direction whose capture this input is for; None where all of the layer's share it.
+        module: The module whose input is taken.
+        hidden: Computes that input from the module's arguments, as (B, L, M) in the order of the layout.
+        direction: The direction whose capture this input is for; None where all of the layer's share it.
     """
 
     module: nn.Module

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of
 from vmp.layout import TokenLayout
 
 Part = Literal["frame", "tube"]

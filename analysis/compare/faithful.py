@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.bootstrap import resample_weights
-from analysis.capture import record
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of, record
 from analysis.compare.deletion import PARTS, area, deletion_curve, order_of, part_index, part_scores
 from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradient, receptive_field
 from analysis.compare.result import ClipCurves, Faithfulness, Relevance

@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of
 from vmp.layout import TokenLayout
 
 

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from analysis.capture import AttentionCapture, Capture
-from analysis.capture.recorder import Family
+from analysis.capture import AttentionCapture, Capture, Family
 from analysis.contradiction.entries import Entries, entries, logits
 from analysis.contradiction.metrics import (
     QUANTILES,
@@ -95,7 +94,7 @@ def captured(
 
 def reach(capture: Captured) -> int:
     """The least distance at which no token feels another through the convolution: its width, or 1 without one."""
-    return capture.conv_weight.shape[1] if isinstance(capture, Capture) else 1
+    return capture.reach
 
 
 def replacements(
@@ -138,7 +137,7 @@ def direction_mass(
 
 def reversed_steps(capture: Captured) -> bool:
     """Whether the steps of the scan run from the last token to the first."""
-    return isinstance(capture, Capture) and capture.reverse
+    return capture.reversed
 
 
 def _related(capture: Captured, mediators: int, rng: np.random.Generator) -> Triples | None:
@@ -210,9 +209,8 @@ class Sensitivity:
         size, weight = change.abs(), drawn.weight
         mean, left_out = weighted_mean(size, weight)
         before = self._before[capture.direction][0][scope].log
-        used = capture.u if isinstance(capture, Capture) else capture.q
         # The scan, or the softmax, of this dtype holds a smaller number as 0.
-        weak = (before < np.log(torch.finfo(used.dtype).tiny)) & (before > -torch.inf)
+        weak = (before < np.log(torch.finfo(capture.dtype).tiny)) & (before > -torch.inf)
         on_logits, _ = self._change.get((capture.direction, "logits"), (None, None))
         return {
             "mediator_sensitivity": mean,
@@ -230,8 +228,8 @@ class Sensitivity:
 
 def _transitivity(capture: Captured, scopes: Sequence[Scope], drawn: Triples) -> dict[Scope, dict[str, Any]]:
     as_it_is = before_mask = _residuals(capture, scopes, drawn)
-    if isinstance(capture, Capture) and capture.mask_diagonal:
-        before_mask = _residuals(replace(capture, mask_diagonal=False), scopes, drawn)
+    if isinstance(capture, Capture) and capture.terms.mask_diagonal:
+        before_mask = _residuals(_unmasked(capture), scopes, drawn)
     found: dict[Scope, dict[str, Any]] = {}
     for scope in scopes:
         mean, left_out = weighted_mean(as_it_is[scope], drawn.weight)
@@ -243,6 +241,10 @@ def _transitivity(capture: Captured, scopes: Sequence[Scope], drawn: Triples) ->
             "transitivity_histogram": histogram(before_mask[scope], drawn.weight),
         }
     return found
+
+
+def _unmasked(capture: Capture) -> Capture:
+    return replace(capture, terms=replace(capture.terms, mask_diagonal=False))
 
 
 def _residuals(capture: Captured, scopes: Sequence[Scope], drawn: Triples) -> dict[Scope, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.capture import Capture, family_of, record
+from analysis.capture import family_of, record
 from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
@@ -22,7 +22,6 @@ from analysis.precision import full_precision
 from analysis.unfinished import Unfinished
 from analysis.weights import Scope
 from vmp.layout import TokenLayout
-from vmp.scan import choose_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +149,9 @@ def layer_inputs(
 
 
 def _about(capture: Captured) -> dict[str, Any]:
-    used = capture.u if isinstance(capture, Capture) else capture.q
     return {
         "layout": vars(capture.layout),
-        "dtype": str(used.dtype).removeprefix("torch."),
+        "dtype": str(capture.dtype).removeprefix("torch."),
         "margin": reach(capture),
-        "backend": choose_backend(used) if isinstance(capture, Capture) else "none: self-attention",
+        "backend": capture.backend(),
     }

@@ -48,7 +48,7 @@ def block_rank(
     if m == 0:
         return None
     if scope == "contribution":
-        block = weight[::-1, ::-1] if isinstance(capture, Capture) and capture.reverse else weight
+        block = weight[::-1, ::-1] if capture.reversed else weight
         dense = torch.from_numpy(block[m:, :m].copy())
         ranks, bound = effective_rank(torch.linalg.svdvals(dense)[None]), None
     elif isinstance(capture, Capture):

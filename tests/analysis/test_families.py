@@ -6,8 +6,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
-from analysis.capture import rebuild, record
-from analysis.capture.recorder import family_of
+from analysis.capture import family_of, rebuild, record
 from tests.analysis.models import stirred
 
 VIDEO = {
@@ -341,7 +340,7 @@ def test_what_does_not_apply_is_refused():
     with record(fork), pytest.raises(TypeError, match="layer 1: Mamba has A_b_log, so a fork's"):
         fork(torch.zeros(1, 4, 6, dtype=torch.float64))
     with (
-        pytest.raises(TypeError, match=r"no adapter for ViTModel; known families: vmp .*VideoMAE.*mamba_ssm"),
+        pytest.raises(TypeError, match=r"no adapter for ViTModel; known families: vmp, .*modules"),
         record(transformers.ViTModel(transformers.ViTConfig(num_hidden_layers=1, hidden_size=12))),
     ):
         pass

@@ -59,7 +59,7 @@ def test_scopes_of_models(scope, variant, fields):
     model = video_model(variant, num_frames=67, **fields)
     with torch.no_grad(), record(model, [1]) as captures:
         model(clip(frames=67))
-    assert captures[0].x.shape[-1] > 2 * R
+    assert captures[0].terms.x.shape[-1] > 2 * R
     for capture in captures:
         agree(scoped(capture, scope))
 

@@ -84,7 +84,7 @@ def test_scopes_of_models(scope, variant, fields):
     model = video_model(variant, num_frames=9, d_model=2, depth=1, d_state=3, **fields).to(DEVICE)
     with torch.no_grad(), record(model) as captures:
         model(clip(batch=1, frames=9).to(DEVICE))
-    assert captures[0].x.shape[-1] > ROWS
+    assert captures[0].terms.x.shape[-1] > ROWS
     for capture in captures:
         agree(scoped(capture, scope))
 

@@ -88,10 +88,10 @@ def test_the_first_steps_of_a_capture_are_the_leading_block_of_its_matrix(varian
     for capture in captures:
         case = Case.captured(capture, steps=9, channels=5)
         channels = [0, 6, 12, 17, 23]  # Of 24, evenly spaced, both ends among them.
-        at = slice(-9, None) if capture.reverse else slice(0, 9)
+        at = slice(-9, None) if capture.reversed else slice(0, 9)
         block = capture.operator().dense()[:, channels, at, at]
         assert torch.allclose(case.responses(), block, rtol=0, atol=1e-13)
-        whole = capture.operator().apply(capture.u)[:, channels, at]
+        whole = capture.operator().apply(capture.terms.u)[:, channels, at]
         assert torch.allclose(case.scan(), whole, rtol=0, atol=1e-13)
 
 

@@ -26,21 +26,21 @@ def case(request):
 
 def definition(c):
     """diag(silu z) (alpha + D I) diag(sigmoid v) K and its bias term, (B, D, L, L) and (B, D, L)."""
-    _, D, L = c.x.shape
+    _, D, L = c.terms.x.shape
     K = torch.zeros(D, L, L, dtype=torch.float64)
-    width = c.conv_weight.shape[1]
+    width = c.terms.conv_weight.shape[1]
     for i in range(L):
         for tap in range(width):
-            j = i + tap if c.conv_reversed else i - tap
+            j = i + tap if c.terms.conv_reversed else i - tap
             if 0 <= j < L:
-                K[:, i, j] = c.conv_weight[:, width - 1 - tap]
-    b = torch.zeros(D, dtype=torch.float64) if c.conv_bias is None else c.conv_bias
-    slope = torch.sigmoid(torch.einsum("dij,bdj->bdi", K, c.x) + b[:, None])
-    if c.scan_input == "projected":
-        K, slope, b = torch.eye(L, dtype=torch.float64).expand(D, L, L), torch.ones_like(c.x), 0 * b
-    skip = 0 * b if c.D is None else c.D
+                K[:, i, j] = c.terms.conv_weight[:, width - 1 - tap]
+    b = torch.zeros(D, dtype=torch.float64) if c.terms.conv_bias is None else c.terms.conv_bias
+    slope = torch.sigmoid(torch.einsum("dij,bdj->bdi", K, c.terms.x) + b[:, None])
+    if c.terms.scan_input == "projected":
+        K, slope, b = torch.eye(L, dtype=torch.float64).expand(D, L, L), torch.ones_like(c.terms.x), 0 * b
+    skip = 0 * b if c.terms.D is None else c.terms.D
     scan = c.operator().dense() + torch.diag_embed(skip[:, None].expand(D, L))
-    left = c.scale * F.silu(c.z)[..., None] * scan
+    left = c.terms.scale * F.silu(c.terms.z)[..., None] * scan
     return left @ (slope[..., None] * K), (left @ (slope * b[:, None])[..., None])[..., 0]
 
 
@@ -62,16 +62,16 @@ def test_mixer_identity(case):
     """H x + bias term, over directions, is the mixer's output before its last projection."""
     for c in case:
         matrix = scoped(c, "mixer")
-        share = torch.einsum("bdij,bdj->bdi", matrix.dense(), c.x) + matrix.bias_term()
+        share = torch.einsum("bdij,bdj->bdi", matrix.dense(), c.terms.x) + matrix.bias_term()
         torch.testing.assert_close(share, c.output(), rtol=0, atol=1e-10)
 
 
 def test_contribution_is_the_norm_of_the_vectors(case):
     for c in case:
         H, bias = definition(c)
-        vectors = H * c.x[:, :, None]
+        vectors = H * c.terms.x[:, :, None]
         matrix = scoped(c, "contribution")
-        L = c.x.shape[-1]
+        L = c.terms.x.shape[-1]
         weight, _ = matrix.weigh(slice(0, L), slice(0, L))
         torch.testing.assert_close(weight, vectors.norm(dim=1), rtol=0, atol=1e-12)
         torch.testing.assert_close(matrix.dense().sum(-1) + bias, c.output(), rtol=0, atol=1e-10)

@@ -11,14 +11,17 @@ def matrix(capture, scope):
     """M (channels, L, L), rows and columns in the order of the scan's steps."""
     if isinstance(capture, AttentionCapture):
         return _attention(capture, scope)
-    flip = slice(None, None, -1) if capture.reverse else slice(None)
+    flip = slice(None, None, -1) if capture.reversed else slice(None)
     if scope == "ssm":
         M = impulse_matrix(
-            *(x.numpy() for x in (capture.delta[0], capture.A, capture.B[0], capture.C[0])),
-            residual=capture.residual,
-            mask=capture.mask_diagonal,
-            reverse=capture.reverse,
-            skip_first=capture.masked_first_step == "skip_only",
+            *(
+                x.numpy()
+                for x in (capture.terms.delta[0], capture.terms.A, capture.terms.B[0], capture.terms.C[0])
+            ),
+            residual=capture.terms.residual,
+            mask=capture.terms.mask_diagonal,
+            reverse=capture.reversed,
+            skip_first=capture.terms.masked_first_step == "skip_only",
         )
     else:
         M = scoped(capture, scope).dense()[0].numpy()

@@ -1,11 +1,12 @@
 """Each measure on a real layer against its definition in loops, for every variant, direction and scope."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from analysis.capture import AttentionCapture, Capture
-from analysis.capture.recorder import family_of
+from analysis.capture import AttentionCapture, Capture, family_of
 from analysis.contradiction.entries import entries, logits
 from analysis.contradiction.layer import (
     Sensitivity,
@@ -73,7 +74,7 @@ def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
     rng = np.random.default_rng(0)
     margin = reach(layer.captures[0])
     places = draw_mediators(LENGTH, margin, 4, rng)
-    steps = [LENGTH - 1 - places if isinstance(c, Capture) and c.reverse else places for c in layer.captures]
+    steps = [LENGTH - 1 - places if c.reversed else places for c in layer.captures]
     triples = [draw_triples(LENGTH, margin, at, 3, rng) for at in steps]
     sensitivity = Sensitivity(layer.captures, SCOPES, triples)
     changed = {}
@@ -81,7 +82,7 @@ def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
         changed[place] = layer.again(substitute(layer.hidden, place, (place + 5) % LENGTH))
         sensitivity.replaced(place, changed[place])
     for which, (capture, drawn) in enumerate(zip(layer.captures, triples, strict=True)):
-        reverse = isinstance(capture, Capture) and capture.reverse
+        reverse = capture.reversed
         for scope in SCOPES:
             before = naive.matrix(capture, scope)
             after = {place: naive.matrix(c[which], scope) for place, c in changed.items()}
@@ -111,17 +112,19 @@ def test_out_of_reach_no_term_of_either_token_moves_and_one_nearer_some_does(lay
             assert moved(before.k, after.k, -2) | moved(before.v, after.v, -2) == {place}
             assert reach(before) == 1
             continue
-        far, back = reach(before), before.conv_reversed
-        terms = set().union(*(moved(getattr(before, n), getattr(after, n), -1) for n in ("delta", "B", "C")))
+        far, back = reach(before), before.terms.conv_reversed
+        terms = set().union(
+            *(moved(getattr(before.terms, n), getattr(after.terms, n), -1) for n in ("delta", "B", "C"))
+        )
         # A convolution carries the change to as many tokens as it is wide, the token itself among them.
         assert terms == set(range(place - far + 1, place + 1) if back else range(place, place + far))
-        assert moved(before.z, after.z, -1) == moved(before.x, after.x, -1) == {place}
+        assert moved(before.terms.z, after.terms.z, -1) == moved(before.terms.x, after.terms.x, -1) == {place}
         # In the wider scopes a column gathers the tokens that its taps end in: of the nearest column that is allowed,
         # those up to the mediator's neighbour where the convolution runs with the scan.
-        j = LENGTH - 1 - place if before.reverse else place
-        sources = range(j - far, j) if back == before.reverse else range(j - 2 * far + 1, j - far + 1)
-        at = {LENGTH - 1 - s if before.reverse else s for s in sources}
-        assert not at & moved(before.conv_slope(), after.conv_slope(), -1)
+        j = LENGTH - 1 - place if before.terms.reverse else place
+        sources = range(j - far, j) if back == before.terms.reverse else range(j - 2 * far + 1, j - far + 1)
+        at = {LENGTH - 1 - s if before.terms.reverse else s for s in sources}
+        assert not at & moved(before.terms.conv_slope(), after.terms.conv_slope(), -1)
 
 
 def moved(before, after, axis):
@@ -140,7 +143,7 @@ def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
     places = draw_mediators(LENGTH, margin, 4, rng)
     rng.integers(1, LENGTH, len(places))
     for capture in layer.captures:
-        at = LENGTH - 1 - places if isinstance(capture, Capture) and capture.reverse else places
+        at = LENGTH - 1 - places if capture.reversed else places
         draw_triples(LENGTH, margin, at, 4, rng)
     drawn = draw_triples(LENGTH, 1, draw_mediators(LENGTH, 1, 4, rng), 4, rng)
     for capture in layer.captures:
@@ -175,10 +178,13 @@ def test_the_rank_is_bounded_by_states_and_taps(layer):
             if not isinstance(capture, Capture) or scope == "contribution":
                 assert rank.bound is None
                 continue
-            aligned = capture.conv_reversed == capture.reverse and capture.scan_input == "convolved"
-            taps = capture.conv_weight.shape[1] - 1 if scope == "mixer" and aligned else 0
+            aligned = (
+                capture.terms.conv_reversed == capture.terms.reverse
+                and capture.terms.scan_input == "convolved"
+            )
+            taps = capture.terms.conv_weight.shape[1] - 1 if scope == "mixer" and aligned else 0
             m = LENGTH // 2
-            assert rank.bound == min(capture.A.shape[1] + taps, m)
+            assert rank.bound == min(capture.terms.A.shape[1] + taps, m)
             block = naive.matrix(capture, scope)[:, m:, :m]
             assert np.linalg.matrix_rank(block, tol=1e-12 * np.abs(block).max()).max() <= rank.bound
             assert (rank.ranks <= rank.bound + 1e-9).all()
@@ -311,15 +317,17 @@ def test_a_class_row_that_is_a_mean_of_softmaxes_is_read_as_one():
 def test_a_relation_below_the_smallest_number_is_still_compared():
     layer = Layer({"variant": "videomamba"})
     forward = layer.captures[0]
-    slow = Capture(**{**vars(forward), "delta": 200 + forward.delta})
+    slow = replace(forward, terms=replace(forward.terms, delta=200 + forward.terms.delta))
     i, k = torch.tensor([12]), torch.tensor([0])
     assert (slow.operator().tile(slice(12, 13), slice(0, 1)) == 0).any()
     found = entries(slow, ["ssm"], i, k)["ssm"].log[:, 0]
-    elapsed = slow.delta[0, :, 1:].sum(-1)
-    D = slow.A.shape[0]
+    elapsed = slow.terms.delta[0, :, 1:].sum(-1)
+    D = slow.terms.A.shape[0]
     for d in range(D):
-        n = int(slow.A[d].argmax())  # The others are smaller by e^-100 and more, or tie.
-        near = (slow.A[d] - slow.A[d, n]).abs() * elapsed[d] < 40
-        terms = slow.C[0, :, 12] * slow.delta[0, d, 0] * slow.B[0, :, 0]
-        expected = (terms * ((slow.A[d] - slow.A[d, n]) * elapsed[d]).exp())[near].sum().abs().log()
-        assert float(found[d]) == pytest.approx(float(expected + slow.A[d, n] * elapsed[d]), rel=1e-9)
+        n = int(slow.terms.A[d].argmax())  # The others are smaller by e^-100 and more, or tie.
+        near = (slow.terms.A[d] - slow.terms.A[d, n]).abs() * elapsed[d] < 40
+        terms = slow.terms.C[0, :, 12] * slow.terms.delta[0, d, 0] * slow.terms.B[0, :, 0]
+        expected = (
+            (terms * ((slow.terms.A[d] - slow.terms.A[d, n]) * elapsed[d]).exp())[near].sum().abs().log()
+        )
+        assert float(found[d]) == pytest.approx(float(expected + slow.terms.A[d, n] * elapsed[d]), rel=1e-9)

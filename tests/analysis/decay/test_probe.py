@@ -19,12 +19,12 @@ def dense_weights(model, sample, layer, direction):
     with torch.no_grad(), record(model, layers=[layer]) as captures:
         model(sample.tokens[None].double())
     (c,) = [capture for capture in captures if capture.direction == direction]
-    delta, A, B, C = (t.numpy() for t in (c.delta[0], c.A, c.B[0], c.C[0]))
+    delta, A, B, C = (t.numpy() for t in (c.terms.delta[0], c.terms.A, c.terms.B[0], c.terms.C[0]))
     length = delta.shape[1]
     W = np.zeros((length, length))
     for i in range(length):
         for j in range(i + 1) if direction == "forward" else range(i, length):
-            if i == j and c.mask_diagonal:
+            if i == j and c.terms.mask_diagonal:
                 continue
             # Between j and i the state decays by the steps after j, the residual by j's own step as well.
             steps = range(j + 1, i + 1) if direction == "forward" else range(i, j)
