@@ -23,7 +23,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 import vmp
-from analysis.capture import Family, family_of, layer_indices, layer_inputs
+from analysis.capture import Family, family_of, layer_inputs
+from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample
 from analysis.intervals import MOST_UNDEFINED, percentile_interval, resample_weights
 from analysis.matrix.scopes import SCOPES, Scope
@@ -70,7 +71,7 @@ class Entry:
     shown: Mapping[str, Any]
     origin: Mapping[str, Any] = field(default_factory=dict)
     family: Family | None = None
-    layout: TokenLayout | None = None
+    layout: Layout | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +82,7 @@ def probe(
     *,
     layers: Sequence[int] | None = None,
     scopes: Sequence[str] = ("ssm",),
-    layout: TokenLayout | None = None,
+    layout: Layout | None = None,
     family: Family | str | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -216,7 +217,7 @@ def _one_clip(
     for measure in measures:
         if measure.level == "model":
             values = measure.per_clip(whole, np.random.default_rng([seed, index]))
-            layout = out.layout or entry.layout or TokenLayout.sequence(0)
+            layout = out.layout or TokenLayout.sequence(0)
             out.take(measure.name, Place(entry.name, *WHOLE_MODEL, layout, False, 1), values)
 
 
@@ -233,7 +234,7 @@ class _Collected:
         self.names: list[str] = []
         self.labels: list[str | None] = []
         self.notes: tuple[str, ...] = entry.notes
-        self.layout: TokenLayout | None = entry.layout
+        self.layout = entry.layout if isinstance(entry.layout, TokenLayout) else None
         self.shape: tuple[int, ...] = ()
         self.about: dict[str, Any] = {"dtype": "", "backend": "", "residual": ""}
         self._latest: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
@@ -669,7 +670,7 @@ def _depends(
             {
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
-                "layout": None if entry.layout is None else vars(entry.layout),
+                "layout": repr(entry.layout),
                 **entry.shown,
             }
             for entry in entries

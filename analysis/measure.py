@@ -33,7 +33,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.capture import AttentionCapture, Capture, Family, captures_of
+from analysis.capture import Captured, Family, captures_of
+from analysis.capture.recorder import Layout
 from analysis.inputs import Sample
 from analysis.intervals import mean_over_clips
 from analysis.matrix.base import AttentionMatrix
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from analysis.result import Result
 
-Captured = Capture | AttentionCapture
 Level = Literal["matrix", "model"]
 
 GROUP = "analysis.measures"
@@ -156,7 +156,7 @@ class Site:
     scopes: tuple[Scope, ...]
     layers: tuple[int, ...]
     family: Family | None
-    layout: TokenLayout | None
+    layout: Layout | None
     captures: list[Captured] = field(init=False)
     _kept: dict[str, Any] = field(default_factory=dict)
 
@@ -225,7 +225,7 @@ class ModelView:
     model: nn.Module
     sample: Sample
     family: Family | None
-    layout: TokenLayout | None
+    layout: Layout | None
 
     @property
     def clip(self) -> Tensor:

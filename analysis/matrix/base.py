@@ -1,0 +1,2 @@
+from analysis.implicit import *
+from analysis.implicit import AttentionMatrix, ImplicitAttention

@@ -1,0 +1,1 @@
+from analysis.reduce import *

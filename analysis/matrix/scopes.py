@@ -1,0 +1,1 @@
+from analysis.weights import SCOPES, Scope, normalise, scoped

@@ -1,0 +1,2 @@
+from analysis.softmax import *
+from analysis.softmax import OneSide, Side
