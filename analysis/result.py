@@ -245,8 +245,7 @@ class Result:
         value, low, high = parts
         unit = self.data[quantity].attrs["units"]
         unit = self.weight_unit(scope, at["model"]) if unit == "W" else unit
-        nothing = low is None or bool(np.isnan(low).all())
-        return Curve(value, None if nothing else low, None if nothing else high, unit)
+        return Curve(value, low, high, unit)
 
     def has(
         self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any
