@@ -22,22 +22,25 @@ _STEP_FLOOR = 1e-4
 class DirectionTerms:
     """All that one direction of a mixer computes with, for one batch.
 
-    Arguments:
+    Args:
         direction: "forward" or "backward".
-        u: what is scanned, (B, D, L).
-        x: the first half of `in_proj`'s output, before the convolution, (B, D, L).
-        delta: step sizes after softplus, (B, D, L); float32 or wider.
-        A: decay rates, negative, (D, N); float32 or wider.
-        B, C: input and output weights of the states, (B, N, L).
-        D: weight of the direct path, (D,), or None where the direction has none.
-        z: the gate before its SiLU, (B, D, L).
-        conv_weight, conv_bias: (D, W) and (D,) or None, of the depthwise convolution
-            v_i = b + sum_w weight[w] x_{i - (W - 1) + w}.
-        conv_reversed: the convolution runs from the end: v_i = b + sum_w weight[w] x_{i + (W - 1) - w}.
-        scan_input: whether u is silu(v), "convolved", or x, "projected".
-        residual, mask_diagonal, reverse: options of `vmp.selective_scan`.
-        masked_first_step: "skip_only" if the first step taken by a masked scan outputs D u alone.
-        scale: factor of the gated output: 1, or 0.5 where the sum over directions is halved.
+        u: The sequence that is scanned, (B, D, L).
+        x: The first half of `in_proj`'s output, before the convolution, (B, D, L).
+        delta: The step sizes after softplus, (B, D, L), in float32 or wider.
+        A: The decay rates, negative, (D, N), in float32 or wider.
+        B: The input weights of the states, (B, N, L).
+        C: The output weights of the states, (B, N, L).
+        D: The weight of the direct path, (D,), or None where the direction has none.
+        z: The gate before its SiLU, (B, D, L).
+        conv_weight: The weights (D, W) of the depthwise convolution, v_i = b + sum_w weight[w] x_{i - (W - 1) + w}.
+        conv_bias: The bias b of the convolution, (D,), or None.
+        conv_reversed: Whether the convolution runs from the end: v_i = b + sum_w weight[w] x_{i + (W - 1) - w}.
+        scan_input: Whether u is silu(v), "convolved", or x, "projected".
+        residual: An option of `vmp.selective_scan`, as are the next three.
+        mask_diagonal: Whether the own token's term leaves the output.
+        reverse: Whether the steps run from the last token.
+        masked_first_step: Whether the first masked step reads the state before it, "carry", or nothing, "skip_only".
+        scale: The factor of the gated output: 1, or 0.5 where the sum over directions is halved.
     """
 
     direction: Literal["forward", "backward"]
@@ -60,7 +63,7 @@ class DirectionTerms:
     scale: float
 
     def scan(self, backend: str = "auto") -> Float[Tensor, "B D L"]:
-        """scale * y silu(z), y the scan of `u`: what this direction adds to the mixer's last projection."""
+        """Return scale * y silu(z), with y the scan of `u`: what this direction adds to the mixer's last projection."""
         out = selective_scan(
             self.u,
             self.delta,
@@ -71,21 +74,11 @@ class DirectionTerms:
             self.z,
             residual=self.residual,
             mask_diagonal=self.mask_diagonal,
+            masked_first_step=self.masked_first_step,
             reverse=self.reverse,
             backend=backend,
         )
-        # Only the initial residual gives a masked scan's first step anything but D u.
-        if self.mask_diagonal and self.masked_first_step == "skip_only" and self.residual == "initial":
-            out = self._first_step_skip_only(out)
         return out if self.scale == 1 else out * self.scale
-
-    def _first_step_skip_only(self, out: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
-        first = -1 if self.reverse else 0
-        u, z = self.u[:, :, first], self.z[:, :, first]
-        skip = torch.zeros_like(u) if self.D is None else u * self.D
-        step = (skip * F.silu(z)).to(out.dtype)[:, :, None]
-        parts = (out[:, :, :-1], step) if self.reverse else (step, out[:, :, 1:])
-        return torch.cat(parts, dim=2)
 
 
 class MambaMixer(nn.Module):
