@@ -56,7 +56,11 @@ with torch.no_grad():
     [
         ("triton_gpu", "float32", "paper"),
         ("auto", "bfloat16", "released", "as on a GPU"),
-        ("auto", "float32", "paper"),  # the CPU's compiled backend cannot be traced, so it is the portable one
+        (
+            "auto",
+            "float32",
+            "paper",
+        ),  # the CPU's compiled backend cannot be traced, so it is the portable one
     ],
 )
 def test_compiled_as_eager(arguments: tuple[str, ...]) -> None:
