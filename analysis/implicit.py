@@ -282,7 +282,7 @@ class ImplicitAttention(AttentionMatrix):
 
     def apply(self, u: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
         """alpha u + beta + D u in O(L D N), by the scan itself."""
-        y = selective_scan(
+        return selective_scan(
             u,
             self.delta,
             self.A,
@@ -292,13 +292,9 @@ class ImplicitAttention(AttentionMatrix):
             h0=self.h0,
             residual=self.residual,
             mask_diagonal=self.mask_diagonal,
+            masked_first_step=self.masked_first_step,
             reverse=self.reverse,
         )
-        if self._silent_start and self.length:
-            first = self.length - 1 if self.reverse else 0
-            own = torch.zeros_like(u[..., first]) if self.D is None else self.D * u[..., first]
-            y = y.index_copy(-1, torch.tensor([first], device=self.device), own.to(y.dtype)[..., None])
-        return y
 
     def beta(self) -> Float[Tensor, "B D L"]:
         """What the state before the first step adds to the output; zero where h0 is not given."""
