@@ -113,12 +113,12 @@ class _GatedMatrix(AttentionMatrix):
         """As the scan's, and further by the taps that look ahead; the skip term gives the diagonal back."""
         position = torch.arange(self.length)
         first, last = self._scan.allowed()
-        if self._capture.D is not None:
+        if self._capture.terms.D is not None:
             empty = first > last
             first = torch.where(empty, position, torch.minimum(first, position))
             last = torch.where(empty, position, torch.maximum(last, position))
         seen, back = first <= last, self._taps.shape[1] - 1
-        if self._capture.conv_reversed:
+        if self._capture.terms.conv_reversed:
             last = torch.where(seen, (last + back).clamp(max=self.length - 1), last)
         else:
             first = torch.where(seen, (first - back).clamp(min=0), first)
