@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
+from analysis.matrix.scopes import SCOPES, Scope
 from analysis.pretrained import LoadedFolder, is_folder, load_hf
 from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
-from analysis.weights import SCOPES, Scope
 from vmp.checkpoint import Loaded, read_checkpoint
 from vmp.config import ModelConfig
 from vmp.layout import TokenLayout

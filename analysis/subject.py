@@ -11,6 +11,7 @@ from torch import nn
 
 from analysis.capture import family_of
 from analysis.inputs import Sample
+from analysis.matrix.scopes import Scope
 from analysis.pretrained import LoadedFolder
 from analysis.request import (
     Request,
@@ -24,7 +25,6 @@ from analysis.request import (
     samples_of,
 )
 from analysis.results import Provenance
-from analysis.weights import Scope
 from vmp.checkpoint import Loaded
 from vmp.config import ModelConfig
 from vmp.layout import TokenLayout

@@ -18,10 +18,9 @@ from analysis.decay.heatmaps import Heatmap, block_mean, block_size
 from analysis.decay.measure import ATTENTION_UNITS, WEIGHT_UNITS
 from analysis.decay.metrics import predicted_half_life
 from analysis.decay.result import ClipSums
-from analysis.implicit import AttentionMatrix
 from analysis.inputs import Sample
-from analysis.precision import full_precision
-from analysis.reduce import (
+from analysis.matrix.base import AttentionMatrix
+from analysis.matrix.reduce import (
     AbsoluteMean,
     Distances,
     EffectiveContext,
@@ -30,9 +29,10 @@ from analysis.reduce import (
     Reducer,
     reduce,
 )
-from analysis.softmax import OneSide, Side
+from analysis.matrix.scopes import Scope, scoped
+from analysis.matrix.softmax import OneSide, Side
+from analysis.precision import full_precision
 from analysis.unfinished import ClipRecord, Unfinished
-from analysis.weights import Scope, scoped
 from vmp.layout import TokenLayout
 
 

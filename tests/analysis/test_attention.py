@@ -8,7 +8,7 @@ import torch
 
 from analysis import reduce as r
 from analysis.capture import family_of, rebuild, record
-from analysis.softmax import OneSide, SoftmaxAttention
+from analysis.matrix.softmax import OneSide, SoftmaxAttention
 from analysis.weights import scoped
 from tests.analysis.models import clip, video_model
 

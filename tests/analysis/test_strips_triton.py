@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from analysis import strips_triton
 from analysis.capture import record
 from analysis.implicit import ImplicitAttention
-from analysis.strips_triton import COLUMNS, NEAR, ROWS, STATES
+from analysis.matrix import strips_triton
+from analysis.matrix.strips_triton import COLUMNS, NEAR, ROWS, STATES
 from analysis.weights import SCOPES, scoped
 from tests.analysis.models import clip, video_model
 from tests.analysis.test_implicit import OPTIONS, terms
@@ -103,7 +103,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from analysis import strips_triton as s
+from analysis.matrix import strips_triton as s
 
 options = dict(AHEAD=-1, MASK=True, SQUARES=False, SIGNED=True, ELEMENTAL=True, INITIAL=False, write_l=1, read_l=1,
                TAPS=4, ROWS=s.ROWS, COLUMNS=s.COLUMNS, NEAR=s.NEAR, STATES=s.STATES, NEAR_STATES=s.STATES)
