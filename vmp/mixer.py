@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class DirectionTerms:
 
     def detached(self) -> DirectionTerms:
         """The same terms without the graph that computed them."""
-        tensors = {name: x.detach() for name, x in vars(self).items() if isinstance(x, Tensor)}
+        tensors: dict[str, Any] = {n: x.detach() for n, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
 
     def gate(self) -> Float[Tensor, "B D L"]:

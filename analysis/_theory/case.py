@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.capture import Capture
-from analysis.implicit import ImplicitAttention
+from analysis.matrix.implicit import ImplicitAttention
 from vmp.scan import selective_scan
 
 SHORTEST = 6

@@ -16,9 +16,9 @@ from analysis._theory.relations import in_steps
 from analysis.bootstrap import percentile_interval, resample_weights
 from analysis.capture import Capture
 from analysis.decay.measure import WEIGHT_UNITS
-from analysis.reduce import LagProfile, reduce
+from analysis.matrix.reduce import LagProfile, reduce
+from analysis.matrix.scopes import scoped
 from analysis.results import Curve
-from analysis.weights import scoped
 
 RESIDUALS = ("none", "initial", "elemental")
 HEADS, HEAD_WIDTH, TOKEN_WIDTH = 32, 8, 64

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis._theory.case import Case, apart, entrywise, held
-from analysis.reduce import LagProfile, reduce
+from analysis.matrix.reduce import LagProfile, reduce
 from vmp.layout import TokenLayout
 from vmp.scan import selective_scan
 
