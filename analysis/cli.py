@@ -149,7 +149,7 @@ def run_command(
     app: typer.Typer,
     module: str,
     arguments: Sequence[str] | None,
-    execute: Callable[[Any, str], None],
+    execute: Callable[[Any, str], None] | None = None,
     *,
     resumes: bool = True,
 ) -> int:
@@ -158,15 +158,19 @@ def run_command(
     Args:
         module: the name after ``python -m``.
         arguments: those of the process where None.
-        execute: called with what the app's command returned, and the command line as text.
+        execute: called with what the app's command returned, and the command line as text, which the command's
+            context holds too. None for a command that does its work itself and returns its exit code.
         resumes: whether an interrupted run leaves what the same command goes on from.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = app(args=given, standalone_mode=False)
-        if isinstance(parsed, int):  # The exit code of --help.
-            return parsed
-        execute(parsed, shlex.join(["python", "-m", module, *given]))
+        command = shlex.join(["python", "-m", module, *given])
+        parsed = app(args=given, standalone_mode=False, obj=command)
+        if parsed == 130:  # Typer's code of an interrupt.
+            raise KeyboardInterrupt
+        if isinstance(parsed, int) or execute is None:
+            return int(parsed or 0)
+        execute(parsed, command)
     except USAGE_ERROR as error:
         return _fail(error.format_message())
     except (RequestError, InputError, ResultError, CaptureError) as error:

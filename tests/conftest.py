@@ -31,7 +31,6 @@ CHECKED = [
     "analysis.weights",
     "analysis.pretrained",
     "analysis.theory",
-    "analysis._theory",
     "analysis.bootstrap",
     "analysis.quantities",
     "analysis.decay",

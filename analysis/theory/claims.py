@@ -1,24 +1,21 @@
-"""The claims of math.md section 5 as data: statement, assumptions, prediction, tolerance, source.
+"""The claims of math.md section 5 as data: statement, assumptions, deviation from the prediction, source, tolerance.
 
-`CLAIMS` is the table. `check` measures how far a scan is from a claim's prediction, either with all its assumptions
-met or with one of them dropped on purpose; a claim that still held then would say nothing. `python -m analysis.theory`
-puts every claim to random scans, both ways, and to those of a checkpoint. All verdicts are float64's.
+`CLAIMS` is the table. `check` measures how far a scan is from a claim's prediction, either with all the assumptions of
+the claim met or with one of them dropped on purpose: a claim that still held then would say nothing. All verdicts are
+those of float64.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from analysis._theory import relations, scans
-from analysis._theory.case import Case
-
-__all__ = ["BROKEN", "CLAIMS", "Case", "Claim", "Verdict", "check"]
+from analysis.theory import relations, scans
+from analysis.theory.case import Case
 
 BROKEN = 1e4
-"""A claim counts as broken where its deviation is above this many tolerances: no rounding."""
+"""A claim counts as broken where its deviation exceeds this many tolerances, which no rounding explains."""
 
 
 @final
@@ -26,10 +23,15 @@ BROKEN = 1e4
 class Claim:
     """One row of the table.
 
-    ``assumptions`` maps a name to what is assumed. ``deviation(case, dropped)`` is the largest departure from the
-    prediction, relative to the size of what is compared; it brings ``case`` under the assumptions, all but the one
-    named by ``dropped``. The claim holds where the deviation is at most ``tolerance``, which is the rounding of sums
-    of L N float64 terms.
+    Attributes:
+        id: The name of the claim, and of its section in math.md.
+        statement: What is claimed.
+        assumptions: What is assumed, by a short name.
+        deviation: A function of a case and of the name of the assumption to drop, or None. It brings the case under
+            the other assumptions and returns the largest departure from the prediction, relative to the size of what
+            is compared.
+        source: The paper that the claim is from, or "ours".
+        tolerance: The largest deviation at which the claim holds: the rounding of sums of L N float64 terms.
     """
 
     id: str
@@ -43,7 +45,7 @@ class Claim:
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """``margin`` is tolerance / deviation: above 1 the claim holds."""
+    """What one check of a claim found; `dropped` is the assumption that was left out, or None."""
 
     claim: str
     dropped: str | None
@@ -56,16 +58,26 @@ class Verdict:
 
     @property
     def broken(self) -> bool:
-        """Whether the deviation is one that no rounding explains, as it has to be where an assumption is dropped."""
+        """Whether no rounding explains the deviation, as has to be the case where an assumption is dropped."""
         return self.deviation > BROKEN * self.tolerance
 
     @property
     def margin(self) -> float:
+        """The tolerance over the deviation, which is above 1 where the claim holds."""
         return self.tolerance / self.deviation if self.deviation else float("inf")
 
 
 def check(claim: Claim, case: Case, dropped: str | None = None) -> Verdict:
-    """Measure one claim on one scan. Raises ValueError where ``dropped`` is none of the claim's assumptions."""
+    """Measure one claim on one scan.
+
+    Args:
+        claim: A row of the table.
+        case: The scan. It is brought under the claim's assumptions first.
+        dropped: The assumption that it is not brought under, or None to meet all of them.
+
+    Raises:
+        ValueError: The claim has no assumption named `dropped`.
+    """
     if dropped is not None and dropped not in claim.assumptions:
         raise ValueError(
             f"dropped: {dropped!r} is none of {claim.id}'s assumptions {sorted(claim.assumptions)}"
@@ -202,8 +214,3 @@ CLAIMS: Mapping[str, Claim] = {
     )
 }
 """The claims by id, in the order of math.md section 5."""
-
-if __name__ == "__main__":
-    from analysis._theory.cli import main  # It stands on this module.
-
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""One scan to hold a claim against, and how far two tensors are apart."""
+"""A case is one scan that a claim is held against; the functions below it measure how far two tensors are apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.implicit import ImplicitAttention
 from vmp.scan import selective_scan
 
 SHORTEST = 6
-"""Tokens of the shortest scan that every claim, and every case against it, can be put to."""
+"""The shortest scan, in tokens, to which every claim can be put with each assumption met or dropped."""
 
 
 @final
@@ -23,7 +23,7 @@ SHORTEST = 6
 class Case:
     """One scan: its terms, its input and its options, in the letters of math.md section 1.
 
-    ``h0`` is the state before the first step, or None for zero; ``masked_first_step`` as in `ImplicitAttention`.
+    `h0` is the state before the first step, or None for zero. `masked_first_step` is that of `ImplicitAttention`.
     """
 
     u: Float[Tensor, "B D L"]
@@ -46,15 +46,19 @@ class Case:
         channels: int = 3,
         states: int = 4,
         length: int = 12,
-        residual: str = "none",
-        mask_diagonal: bool = False,
-        reverse: bool = False,
         start: bool = False,
+        **options: Any,
     ) -> Case:
-        """Float64: normal u, B, C and D; steps in (0, 1); rates in (-4, 0).
+        """Draw a scan in float64: u, B, C and D are normal, steps lie in (0, 1) and rates in (-4, 0).
 
-        ``start`` draws h_0 too, except with residual "initial", which sets it. Raises ValueError for a ``length``
-        under `SHORTEST`.
+        Args:
+            seed: The seed of all that is drawn.
+            batch, channels, states, length: The sizes B, D, N and L.
+            start: Whether h_0 is drawn too. The residual "initial" sets h_0 itself, so none is drawn beside it.
+            options: The fields `residual`, `mask_diagonal` and `reverse`.
+
+        Raises:
+            ValueError: The length is below `SHORTEST`.
         """
         if length < SHORTEST:
             raise ValueError(
@@ -68,24 +72,23 @@ class Case:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=g, dtype=torch.float64) + 1e-3
 
-        return cls(
+        case = cls(
             u=normal(batch, channels, length),
             delta=uniform(batch, channels, length),
             A=-4 * uniform(channels, states),
             B=normal(batch, states, length),
             C=normal(batch, states, length),
             D=normal(channels),
-            residual=residual,
-            mask_diagonal=mask_diagonal,
-            reverse=reverse,
-            h0=normal(batch, channels, states) if start and residual != "initial" else None,
+            **options,
         )
+        drawn = start and case.residual != "initial"
+        return replace(case, h0=normal(batch, channels, states)) if drawn else case
 
     @classmethod
     def captured(cls, capture: Capture, steps: int, channels: int) -> Case:
-        """The first ``steps`` steps of a captured direction, on at most ``channels`` channels, evenly spaced.
+        """Take the first steps of a captured direction, on at most `channels` channels that are evenly spaced.
 
-        A scan never looks ahead, so these steps alone are the leading block of its whole matrix, exactly.
+        A scan never looks ahead, so these steps alone are exactly the leading block of its whole matrix.
         """
         D, L = capture.u.shape[1:]
         steps = min(steps, L)
@@ -114,28 +117,34 @@ class Case:
         return self.A.shape[-1]
 
     @property
+    def first(self) -> int:
+        """The position of the token whose step comes first."""
+        return self.length - 1 if self.reverse else 0
+
+    @property
     def silent_start(self) -> bool:
         """Whether the first step outputs D u alone."""
         return self.mask_diagonal and self.masked_first_step == "skip_only"
 
     @property
-    def first(self) -> int:
-        """Position of the token whose step comes first."""
-        return self.length - 1 if self.reverse else 0
+    def options(self) -> dict[str, Any]:
+        """The keywords of `selective_scan` that make it the definition of this scan."""
+        names = ("residual", "mask_diagonal", "reverse")
+        return {name: getattr(self, name) for name in names} | {"backend": "spec"}
 
     def to(self, dtype: torch.dtype) -> Case:
-        """The same scan with its numbers rounded to ``dtype``."""
+        """Return the same scan with its numbers rounded to `dtype`."""
         tensors: dict[str, Any] = {
             name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
 
     def ordered(self, x: Tensor) -> Tensor:
-        """A sequence, from the order of the tokens to that of the steps, or back."""
+        """Turn a sequence from the order of the tokens to that of the steps, or back."""
         return x.flip(-1) if self.reverse else x
 
     def by_state(self) -> Case:
-        """Every state as a channel of its own with N = 1: channel d N + n is state n of channel d."""
+        """Make every state a channel of its own with N = 1: channel d N + n is state n of channel d."""
         D, N = self.A.shape
         B, C = (x[:, None, :, None].expand(-1, D, -1, 1, -1).flatten(1, 2) for x in (self.B, self.C))
         u, delta = (x.repeat_interleave(N, dim=1) for x in (self.u, self.delta))
@@ -144,66 +153,55 @@ class Case:
         return replace(self, u=u, delta=delta, A=A, B=B, C=C, D=D_, h0=h0)
 
     def operator(self) -> ImplicitAttention:
-        """alpha and beta, by the code that is under test."""
-        return ImplicitAttention(
-            self.delta, self.A, self.B, self.C, self.D, self.h0, self.residual, self.mask_diagonal, self.reverse,
-            masked_first_step=self.masked_first_step,
-        )  # fmt: skip
-
-    def matrix(self) -> Float[Tensor, "B D L L"]:
-        """alpha, dense, by the formula."""
-        return self.operator().dense()
+        """Build alpha and beta by the code that is under test."""
+        return ImplicitAttention(**{name: value for name, value in vars(self).items() if name != "u"})
 
     def scan(self, u: Float[Tensor, "B D L"] | None = None) -> Float[Tensor, "B D L"]:
-        """y, by the definition."""
+        """Compute y by the definition, from the case's own input where `u` is None."""
         u = self.u if u is None else u
-        y = selective_scan(u, self.delta, self.A, self.B, self.C, self.D, h0=self.h0, **self.options())
+        y = selective_scan(u, self.delta, self.A, self.B, self.C, self.D, h0=self.h0, **self.options)
         return self.started(y, u)
 
     def started(self, y: Float[Tensor, "B D L"], u: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
-        """y with its first step D u alone, where the case says so."""
+        """Set the first step of y to D u alone where the first step of the case is silent."""
         if not self.silent_start:
             return y
         is_first = torch.arange(self.length, device=u.device) == self.first
         return torch.where(is_first, self.D[:, None] * u, y)
 
-    def options(self) -> dict[str, Any]:
-        """The keywords of `selective_scan` that make it the definition of this scan."""
-        return {
-            "residual": self.residual,
-            "mask_diagonal": self.mask_diagonal,
-            "reverse": self.reverse,
-            "backend": "spec",
-        }
-
     def responses(self) -> Float[Tensor, "B D L L"]:
-        """alpha by its meaning, dy_i / du_j less the skip term: what the definition answers to one unit at token j."""
+        """Read alpha off the definition: its answer to one unit at token j is column j, without the skip term."""
         batch, channels, L = self.u.shape
         unit = torch.eye(L, dtype=self.u.dtype, device=self.u.device)
         units = unit[:, None, None].expand(-1, batch, channels, -1).flatten(0, 1)
-        terms = [x.repeat(L, *(1,) * (x.ndim - 1)) for x in (self.delta, self.B, self.C)]
-        delta, B, C = terms
-        no_skip = torch.zeros_like(self.D)
-        y = selective_scan(units, delta, self.A, B, C, no_skip, **self.options())
-        y = replace(self, D=no_skip).started(y, units)
-        return y.unflatten(0, (L, batch)).permute(1, 2, 3, 0)
+        delta, B, C = (x.repeat(L, *(1,) * (x.ndim - 1)) for x in (self.delta, self.B, self.C))
+        alone = replace(self, delta=delta, B=B, C=C, D=torch.zeros_like(self.D), h0=None)
+        return alone.scan(units).unflatten(0, (L, batch)).permute(1, 2, 3, 0)
+
+    def in_steps(self) -> Float[Tensor, "B D L L"]:
+        """Return `responses` with rows and columns in the order of the steps, which makes them lower triangular."""
+        alpha = self.responses()
+        return alpha.flip((-2, -1)) if self.reverse else alpha
 
 
 def apart(a: Tensor, b: Tensor, scale: Tensor | None = None) -> float:
-    """Largest difference, relative to the largest entry of ``scale`` (of ``b`` where None); inf where not finite.
+    """Measure the largest difference, relative to the largest entry of `scale`, or of `b` where that is None.
 
-    0 where there is nothing to compare or all of it is zero.
+    Returns:
+        The relative difference; 0 where there is nothing to compare or all of it is zero; infinity where a number
+        is not finite.
     """
     if not a.numel():
         return 0.0
     size, gap = (b if scale is None else scale).abs().max(), (a - b).abs().max()
-    if gap == 0:
-        return 0.0
-    return _number(gap / size)
+    return 0.0 if gap == 0 else _number(gap / size)
 
 
 def entrywise(a: Tensor, b: Tensor) -> float:
-    """Largest of abs(a - b) / (abs(a) + abs(b)), in [0, 1]; entries too small to hold their digits are left out."""
+    """Measure the largest abs(a - b) / (abs(a) + abs(b)), which lies in [0, 1].
+
+    Entries that are too small to hold their digits are left out. An entry that is not finite gives infinity.
+    """
     total = a.abs() + b.abs()
     smallest = torch.finfo(a.dtype).tiny / torch.finfo(a.dtype).eps ** 2
     gap = torch.where(total > smallest, (a - b).abs() / total.clamp(min=smallest), torch.zeros_like(total))
@@ -215,11 +213,6 @@ def _number(x: Tensor) -> float:
     return x.item() if torch.isfinite(x) else float("inf")
 
 
-def held(x: Float[Tensor, "B N L"], constant: bool) -> Float[Tensor, "B N L"]:
-    """``x`` as it is, or its first entry at every token."""
-    return x[..., :1].expand_as(x) if constant else x
-
-
 def cuts(length: int) -> Iterator[int]:
-    """Where to part a sequence: after a quarter, a half and three quarters of it, each once."""
+    """Yield where to part a sequence: after a quarter, a half and three quarters of it, each once."""
     yield from dict.fromkeys(max(1, round(length * part / 4)) for part in (1, 2, 3))
