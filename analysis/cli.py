@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 """Click's UsageError, from the click that this typer stands on: of late its own copy."""
+
+COMMAND_LINE: ContextVar[str] = ContextVar("COMMAND_LINE", default="")
+"""The command line that `run_command` runs, as text."""
 
 WIDTH = 100
 """Columns of the table where standard output is no terminal."""
@@ -158,14 +162,14 @@ def run_command(
     Args:
         module: the name after ``python -m``.
         arguments: those of the process where None.
-        execute: called with what the app's command returned, and the command line as text, which the command's
-            context holds too. None for a command that does its work itself and returns its exit code.
+        execute: called with what the app's command returned, and the command line as text. None for a command that
+            does its work itself and returns its exit code; it reads `COMMAND_LINE`.
         resumes: whether an interrupted run leaves what the same command goes on from.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = shlex.join(["python", "-m", module, *given])
-        parsed = app(args=given, standalone_mode=False, obj=command)
+        COMMAND_LINE.set(command := shlex.join(["python", "-m", module, *given]))
+        parsed = app(args=given, standalone_mode=False)
         if parsed == 130:  # Typer's code of an interrupt.
             raise KeyboardInterrupt
         if isinstance(parsed, int) or execute is None:

@@ -175,8 +175,8 @@ class Case:
         unit = torch.eye(L, dtype=self.u.dtype, device=self.u.device)
         units = unit[:, None, None].expand(-1, batch, channels, -1).flatten(0, 1)
         delta, B, C = (x.repeat(L, *(1,) * (x.ndim - 1)) for x in (self.delta, self.B, self.C))
-        alone = replace(self, delta=delta, B=B, C=C, D=torch.zeros_like(self.D), h0=None)
-        return alone.scan(units).unflatten(0, (L, batch)).permute(1, 2, 3, 0)
+        alone = replace(self, u=units, delta=delta, B=B, C=C, D=torch.zeros_like(self.D), h0=None)
+        return alone.scan().unflatten(0, (L, batch)).permute(1, 2, 3, 0)
 
     def in_steps(self) -> Float[Tensor, "B D L L"]:
         """Return `responses` with rows and columns in the order of the steps, which makes them lower triangular."""

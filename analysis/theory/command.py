@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from analysis.cli import (
+    COMMAND_LINE,
     JsonOption,
     OutOption,
     RequestFor,
@@ -40,7 +41,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @partial(with_request_options, without=("scope", "clips"))
 def theory(
     request_for: RequestFor,
-    context: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Option("--ckpt", help="Weights whose scans are checked too, in any known format.")
     ] = None,
@@ -63,7 +63,13 @@ def theory(
     request = replace(asked, clips=clips or len(asked.video) or CLIPS) if checkpoint else None
     with session(out, WRITTEN) as at, _one_thread():
         result = run(
-            request, context.obj, seed=asked.seed, cases=cases, steps=steps, channels=channels, step=at.step
+            request,
+            COMMAND_LINE.get(),
+            seed=asked.seed,
+            cases=cases,
+            steps=steps,
+            channels=channels,
+            step=at.step,
         )
         if out is not None:
             with replacing(out, WRITTEN) as new:

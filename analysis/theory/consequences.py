@@ -135,5 +135,6 @@ def _curve(
 ) -> Curve:
     """Make a curve of its values alone, or of values, low ends and high ends."""
     unit, axis = MEANT[quantity]
-    value, low, high = (*(tuple(x.tolist()) for x in numbers), None, None)[:3]
+    value, *ends = (tuple(x.tolist()) for x in numbers)
+    low, high = ends or (None, None)
     return Curve(layer, direction, scope, quantity, unit, (axis,), value, low, high, n_clips, note)

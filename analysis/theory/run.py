@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,15 +160,15 @@ class TheoryResult:
             rows = ([getattr(finding, column) for column in COLUMNS] for finding in self.findings)
             csv.writer(file).writerows([COLUMNS, *rows])
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
+    @staticmethod
+    def load(path: Path) -> "TheoryResult":
         """Read a `result.json`.
 
         Raises:
             ResultError: The file is missing or holds something else.
         """
         try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
+            return TypeAdapter(TheoryResult).validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise ResultError(f"{path}: cannot be read as a result of the claims: {error}") from error
 
