@@ -17,6 +17,9 @@ from vmp.scan import selective_scan
 SHORTEST = 6
 """The shortest scan, in tokens, to which every claim can be put with each assumption met or dropped."""
 
+OPTIONS = ("residual", "mask_diagonal", "reverse")
+"""The options of a scan that `selective_scan` takes too."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,7 @@ class Case:
             B=capture.B[..., at],
             C=capture.C[..., at],
             D=skip[chosen],
-            residual=capture.residual,
-            mask_diagonal=capture.mask_diagonal,
-            reverse=capture.reverse,
-            masked_first_step=capture.masked_first_step,
+            **{name: getattr(capture, name) for name in (*OPTIONS, "masked_first_step")},
         )
 
     @property
@@ -129,8 +129,7 @@ class Case:
     @property
     def options(self) -> dict[str, Any]:
         """The keywords of `selective_scan` that make it the definition of this scan."""
-        names = ("residual", "mask_diagonal", "reverse")
-        return {name: getattr(self, name) for name in names} | {"backend": "spec"}
+        return {name: getattr(self, name) for name in OPTIONS} | {"backend": "spec"}
 
     def to(self, dtype: torch.dtype) -> Case:
         """Return the same scan with its numbers rounded to `dtype`."""
@@ -156,18 +155,17 @@ class Case:
         """Build alpha and beta by the code that is under test."""
         return ImplicitAttention(**{name: value for name, value in vars(self).items() if name != "u"})
 
-    def scan(self, u: Float[Tensor, "B D L"] | None = None) -> Float[Tensor, "B D L"]:
-        """Compute y by the definition, from the case's own input where `u` is None."""
-        u = self.u if u is None else u
-        y = selective_scan(u, self.delta, self.A, self.B, self.C, self.D, h0=self.h0, **self.options)
-        return self.started(y, u)
+    def scan(self) -> Float[Tensor, "B D L"]:
+        """Compute y by the definition."""
+        y = selective_scan(self.u, self.delta, self.A, self.B, self.C, self.D, h0=self.h0, **self.options)
+        return self.started(y)
 
-    def started(self, y: Float[Tensor, "B D L"], u: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
+    def started(self, y: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
         """Set the first step of y to D u alone where the first step of the case is silent."""
         if not self.silent_start:
             return y
-        is_first = torch.arange(self.length, device=u.device) == self.first
-        return torch.where(is_first, self.D[:, None] * u, y)
+        is_first = torch.arange(self.length, device=y.device) == self.first
+        return torch.where(is_first, self.D[:, None] * self.u, y)
 
     def responses(self) -> Float[Tensor, "B D L L"]:
         """Read alpha off the definition: its answer to one unit at token j is column j, without the skip term."""

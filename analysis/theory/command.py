@@ -14,17 +14,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from analysis.cli import (
-    COMMAND_LINE,
-    JsonOption,
-    OutOption,
-    RequestFor,
-    run_command,
-    say_written,
-    session,
-    show,
-    with_request_options,
-)
+from analysis import cli
 from analysis.figures import draw_all
 from analysis.request import Request
 from analysis.results import replacing
@@ -38,9 +28,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
-@partial(with_request_options, without=("scope", "clips"))
+@partial(cli.with_request_options, without=("scope", "clips"))
 def theory(
-    request_for: RequestFor,
+    request_for: cli.RequestFor,
     checkpoint: Annotated[
         Path | None, typer.Option("--ckpt", help="Weights whose scans are checked too, in any known format.")
     ] = None,
@@ -50,8 +40,8 @@ def theory(
     ] = None,
     steps: Annotated[int, typer.Option(min=6, help="First steps of each captured scan to read.")] = STEPS,
     channels: Annotated[int, typer.Option(min=1, help="Channels of each captured scan to read.")] = CHANNELS,
-    out: OutOption = None,
-    json: JsonOption = False,
+    out: cli.OutOption = None,
+    json: cli.JsonOption = False,
 ) -> int:
     """Check every claim of docs/math.md: on random scans, with its assumptions met and with each dropped, and on a
     checkpoint's own. Exit code 1 where one fails."""
@@ -61,10 +51,10 @@ def theory(
         if clips is not None or replace(asked, seed=0, overrides=overrides) != Request(Path()):
             raise typer.BadParameter("options of clips and weights were given without --ckpt, the checkpoint")
     request = replace(asked, clips=clips or len(asked.video) or CLIPS) if checkpoint else None
-    with session(out, WRITTEN) as at, _one_thread():
+    with cli.session(out, WRITTEN) as at, _one_thread():
         result = run(
             request,
-            COMMAND_LINE.get(),
+            cli.COMMAND_LINE.get(),
             seed=asked.seed,
             cases=cases,
             steps=steps,
@@ -78,9 +68,9 @@ def theory(
     if json:
         sys.stdout.write(result.to_json())
     else:
-        show(list(result.heading()), _tables(result), [_conclusion(result)])
+        cli.show(list(result.heading()), _tables(result), [_conclusion(result)])
     if out is not None:
-        say_written(out, WRITTEN)
+        cli.say_written(out, WRITTEN)
     return int(not result.passed)
 
 
@@ -93,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where a claim fails, 2 after a one-line error, 130 after an interrupt.
     """
-    return run_command(app, "analysis.theory", arguments, resumes=False)
+    return cli.run_command(app, "analysis.theory", arguments, resumes=False)
 
 
 @contextmanager

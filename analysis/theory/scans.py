@@ -67,7 +67,7 @@ def _in_two(case: Case, split: int, dropped: str | None) -> Float[Tensor, "B D L
         state = None if dropped == "state carried" else last
         if options["residual"] == "initial":
             options["residual"] = "none"
-    return case.started(torch.cat(parts[::-1] if case.reverse else parts, -1), case.u)
+    return case.started(torch.cat(parts[::-1] if case.reverse else parts, -1))
 
 
 def decay_bound(case: Case, dropped: str | None) -> float:
@@ -116,11 +116,10 @@ def exponential(case: Case, dropped: str | None) -> float:
 def adjoint(case: Case, dropped: str | None) -> float:
     u = case.u.clone().requires_grad_()
     cotangent = case.u.flip(0).roll(1, -1)
-    if dropped == "steps fixed":
-        y = replace(case, delta=torch.nn.functional.softplus(u)).scan(u)
+    free = dropped == "steps fixed"
+    y = replace(case, u=u, delta=torch.nn.functional.softplus(u) if free else case.delta).scan()
+    if free:
         case = replace(case, delta=torch.nn.functional.softplus(case.u))
-    else:
-        y = case.scan(u)
     (by_gradient,) = torch.autograd.grad(y, u, cotangent)
     skip = case.D[:, None] * cotangent
     transposed = torch.einsum("bdij,bdi->bdj", case.operator().dense(), cotangent) + skip
