@@ -32,7 +32,6 @@ CHECKED = [
     "analysis.matrix.softmax",
     "analysis.pretrained",
     "analysis.theory",
-    "analysis._theory",
     "analysis.bootstrap",
     "analysis.quantities",
     "analysis.decay",
