@@ -245,7 +245,8 @@ class Result:
                 continue
             found = self.data[name].loc[at]
             parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
-        if parts[0] is None or (not np.isfinite(parts[0]).any() and not self.has(quantity, **at)):
+        there = self.has(quantity, at["model"], layer, direction, scope)
+        if parts[0] is None or not (there or np.isfinite(parts[0]).any()):
             return None
         value, low, high = parts
         unit = self.data[quantity].attrs["units"]

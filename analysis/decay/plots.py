@@ -266,6 +266,8 @@ def plot_matrix(
         ax.axhline(border, color="white", linewidth=0.5, alpha=0.8)
         ax.axvline(border, color="white", linewidth=0.5, alpha=0.8)
     ax.grid(False)
+    if not positive(values).any():
+        no_data(ax, "no data: see the notes")
     ax.set(xlabel="key j (token)", ylabel="query i (token)")
     ax.set_title(title)
     if norm is None:
