@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from jaxtyping import Float
@@ -43,7 +43,7 @@ class Contradiction(Measure):
 
     name = "contradiction"
     title = "Element contradiction"
-    quantities = {
+    quantities: ClassVar[Mapping[str, Quantity]] = {
         "mediator_sensitivity": Quantity("nats", "mediator sensitivity"),
         "mediator_relative": Quantity("nats", "mediator sensitivity of a ratio in a row"),
         "mediator_logits": Quantity("nats", "mediator sensitivity of logits"),
@@ -77,9 +77,15 @@ class Contradiction(Measure):
             "none", "quantiles of the contradictory mass over rows", dims=("quantile",)
         ),
     }
-    kept = {"contradictory_observed": (), "contradictory_expected": ()}
+    kept: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "contradictory_observed": (),
+        "contradictory_expected": (),
+    }
     # A bin of residuals is named by its lower end; octave o holds the lags from 2^o to 2^(o+1) - 1.
-    coordinates = {"quantile": QUANTILES, "residual_bin": tuple(b / BINS for b in range(BINS))}
+    coordinates: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "quantile": QUANTILES,
+        "residual_bin": tuple(b / BINS for b in range(BINS)),
+    }
     table = (
         Column("mediator_sensitivity", "mediator\n10⁻³ nats", interval=True, scale=1000),
         Column("mediator_relative", "\nratio", scale=1000),
