@@ -40,7 +40,7 @@ from analysis.measure import (
     weight_unit,
 )
 from analysis.precision import full_precision
-from analysis.result import Clips, ModelOrigin, Provenance, Result
+from analysis.result import Clips, ModelOrigin, Provenance, Result, with_notes
 from analysis.unfinished import Key, Unfinished
 from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
@@ -208,12 +208,22 @@ def _one_clip(
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
                 site = Site(
-                    entry.model, sample, layer, hidden, direction, scopes, tuple(layers), entry.family, entry.layout
+                    entry.model,
+                    sample,
+                    layer,
+                    hidden,
+                    direction,
+                    scopes,
+                    tuple(layers),
+                    entry.family,
+                    entry.layout,
                 )
                 out.see(site)
                 for measure in by_layer:
                     for view in views(site, measure):
-                        out.take(measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name]))
+                        out.take(
+                            measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name])
+                        )
     for measure in measures:
         if measure.level == "model":
             values = measure.per_clip(whole, np.random.default_rng([seed, index]))
@@ -290,7 +300,9 @@ class _Collected:
         layout = None if self.layout is None else vars(self.layout)
         return self._latest, {**self.about, "layout": layout, "places": places}
 
-    def resume(self, record: Mapping[tuple[str, Key], Mapping[str, np.ndarray]], about: dict[str, Any]) -> None:
+    def resume(
+        self, record: Mapping[tuple[str, Key], Mapping[str, np.ndarray]], about: dict[str, Any]
+    ) -> None:
         """Take what an earlier run kept of a clip in the place of running it."""
         kept = about["layout"]
         if kept is not None:
@@ -327,7 +339,9 @@ def _result(
                 data = _clips_of(measure, clips, one.sums[measure.name][key], n, place)
                 for name, dims in {**_dims(measure)}.items():
                     if name in data:
-                        for dim, size in zip(dims, data[name].shape[-len(dims) :] if dims else (), strict=True):
+                        for dim, size in zip(
+                            dims, data[name].shape[-len(dims) :] if dims else (), strict=True
+                        ):
                             sizes[one.entry.name][dim] = size
                 table.put(measure, place, data, _estimates(measure, data, weights))
     variables = table.variables(measures, sizes)
@@ -336,7 +350,9 @@ def _result(
         dims=("model", "scope"),
     )
     layered = any(m.level == "matrix" for m in measures)
-    data = xr.Dataset({**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures))
+    data = xr.Dataset(
+        {**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures)
+    )
     provenance = Provenance(
         toolkit=_version(),
         torch=torch.__version__,
@@ -352,16 +368,7 @@ def _result(
     )
     draft = Result(data, provenance, measures)
     notes = _notes(found) + [note for m in measures for note in m.notes(draft)]
-    return Result(data, _with_notes(provenance, tuple(dict.fromkeys(notes))), measures)
-
-
-def _with_notes(provenance: Provenance, notes: tuple[str, ...]) -> Provenance:
-    return Provenance(**{**vars_of(provenance), "notes": notes})
-
-
-def vars_of(record: Any) -> dict[str, Any]:
-    """Fields of a pydantic dataclass by name."""
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return with_notes(draft, notes)
 
 
 def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
@@ -370,7 +377,11 @@ def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
 
 
 def _clips_of(
-    measure: Measure, clips: Sequence[Mapping[str, np.ndarray]], sums: Mapping[str, np.ndarray], n: int, place: Place
+    measure: Measure,
+    clips: Sequence[Mapping[str, np.ndarray]],
+    sums: Mapping[str, np.ndarray],
+    n: int,
+    place: Place,
 ) -> xr.Dataset:
     """What one place gave, clip by clip, checked against the axes that the measure states."""
     dims = _dims(measure)
@@ -392,9 +403,7 @@ Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | 
 """Value, low and high end, and notes where the quantity's entries are numbers."""
 
 
-def _estimates(
-    measure: Measure, clips: xr.Dataset, weights: np.ndarray | None
-) -> dict[str, Estimate]:
+def _estimates(measure: Measure, clips: xr.Dataset, weights: np.ndarray | None) -> dict[str, Estimate]:
     values = measure.summarise(clips, None)
     draws = None if weights is None else measure.summarise(clips, weights)
     found: dict[str, Estimate] = {}
@@ -447,7 +456,9 @@ def _explained(
 class _Table:
     """Gathers values place by place and lays them out along the axes of the dataset."""
 
-    def __init__(self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]):
+    def __init__(
+        self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]
+    ):
         self._models, self._scopes, self._clips = models, list(scopes), clips
         keys = [key for one in found for by_key in one.clips.values() for key in by_key if key[0] >= 0]
         self._layers = sorted({key[0] for key in keys})
@@ -491,13 +502,17 @@ class _Table:
         names = [f"{name} ({i})" if repeated else name for i, name in enumerate(self._clips)]
         return np.array(names, dtype=object)
 
-    def variables(self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def variables(
+        self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for measure in measures:
             mine = [(place, clips, found) for m, place, clips, found in self._put if m is measure]
             placed = measure.level == "matrix"
             if placed:
-                there = np.zeros((len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool)
+                there = np.zeros(
+                    (len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool
+                )
                 for place, _, _ in mine:
                     there[self._at(place, self._layers)] = True
                 out[f"{measure.name}.measured"] = (("model", "layer", "direction", "scope"), there)
@@ -539,11 +554,20 @@ class _Table:
             "notes": json.dumps(said, ensure_ascii=False),
             "lacking": json.dumps(lacking, ensure_ascii=False),
         }
-        out = {name: (axes, self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]), attributes)}
+        out = {
+            name: (
+                axes,
+                self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]),
+                attributes,
+            )
+        }
         for k, end in ((1, "low"), (2, "high")):
             parts = [(place, e[k]) for place, e in there if e[k] is not None]
             if parts:
-                about = {"units": quantity.unit, "long_name": f"{quantity.label}, {end} end of the 95 % interval"}
+                about = {
+                    "units": quantity.unit,
+                    "long_name": f"{quantity.label}, {end} end of the 95 % interval",
+                }
                 values = self._laid(axes, placed, quantity.layer_dim, parts)
                 out[f"{name}_{end}"] = (axes, values, {**about, "measure": measure.name, "role": end})
         return out
@@ -611,7 +635,7 @@ def _layout_notes(one: _Collected) -> Iterator[str]:
     if directions == {"forward"} and one.about["residual"]:
         yield "The model scans forward only: there is no backward direction."
     if one.about["residual"] == "elemental":
-        yield 'The residual "elemental" is this toolkit\'s reading of the paper\'s text, not a released form.'
+        yield "The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
 
 
 def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
