@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from analysis.pretrained import is_folder
+from analysis.request import CLIP_SHAPE, Opened, Request, RequestError, open_request
 from vmp.config import ModelConfig, attention_control
 from vmp.model import build_model
 
@@ -19,10 +21,6 @@ FRESH = (
 
 NO_CONTROL = "The checkpoint is self-attention itself, so that it has no control unless --control names one."
 """Note on a checkpoint that is probed alone."""
-
-
-class ControlError(ValueError):
-    """A control that cannot stand beside a model; the message is one line for the user."""
 
 
 def untrained_control(config: ModelConfig, device: torch.device | str, seed: int) -> tuple[str, nn.Module]:
@@ -42,16 +40,21 @@ def untrained_control(config: ModelConfig, device: torch.device | str, seed: int
     return f"self-attention, untrained, seed {seed}", model
 
 
-def clip_shape(config: ModelConfig, *, fixed: bool) -> tuple[tuple[str, int], ...]:
-    """Return the overrides with which a control's checkpoint is read, so that it takes the clips of a model.
+def control_request(opened: Opened, path: Path) -> Opened:
+    """Read the checkpoint of a control, so that it takes the clips of the probed model.
 
     Args:
-        config: The model's configuration.
-        fixed: Whether the control's own configuration holds, as for a folder of transformers.
+        opened: The probed model.
+        path: Where the control's checkpoint lies.
+
+    Raises:
+        RequestError: The checkpoint cannot be read, or cannot stand beside the model.
     """
-    if fixed or config.kind == "language":
-        return ()
-    return ("num_frames", config.num_frames), ("image_size", config.image_size)
+    fixed = opened.config.kind == "language" or is_folder(path)
+    shape = () if fixed else tuple((name, getattr(opened.config, name)) for name in CLIP_SHAPE)
+    control = open_request(Request(path, device=opened.request.device, overrides=shape))
+    check_control(path, control.config, opened.config, opened.layers)
+    return control
 
 
 def check_control(path: Path, control: ModelConfig, probed: ModelConfig, layers: Sequence[int]) -> None:
@@ -64,19 +67,19 @@ def check_control(path: Path, control: ModelConfig, probed: ModelConfig, layers:
         layers: The layers that are probed, as indices from 0.
 
     Raises:
-        ControlError: The control has no self-attention, is a model of another kind, takes other clips, or is too
+        RequestError: The control has no self-attention, is a model of another kind, takes other clips, or is too
             shallow.
     """
     if control.mixer != "attention":
-        raise ControlError(f"--control {path}: its mixers are scans; a self-attention checkpoint is needed")
+        raise RequestError(f"--control {path}: its mixers are scans; a self-attention checkpoint is needed")
     if control.kind != probed.kind:
-        raise ControlError(f"--control {path}: is a {control.kind} model; {probed.kind} is needed")
+        raise RequestError(f"--control {path}: is a {control.kind} model; {probed.kind} is needed")
     theirs, wanted = ((config.num_frames, config.image_size) for config in (control, probed))
     if probed.kind != "language" and theirs != wanted:
-        raise ControlError(
+        raise RequestError(
             f"--control {path}: takes {theirs[0]} frames of {theirs[1]} pixels; {wanted[0]} of {wanted[1]} are shown"
         )
     if max(layers) >= control.depth:
-        raise ControlError(
+        raise RequestError(
             f"--control {path}: has layers 0 to {control.depth - 1}; layer {max(layers)} is probed"
         )

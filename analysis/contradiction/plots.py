@@ -6,7 +6,7 @@ as a control is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -240,7 +240,7 @@ def measures_figure(
 ) -> Figure:
     """Draw the four measures, a panel each, by `plot_distribution` or `plot_beside`."""
     figure = Figure(figsize=(8.2, 6.0))
-    axes: Sequence[Axes] = figure.subplots(2, 2).flat
+    axes = list(figure.subplots(2, 2).flat)
     for ax, quantity in zip(axes, DISTRIBUTIONS, strict=True):
         draw(result, quantity, scope, ax, model)
     legend_above(figure, axes, 3)
