@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -22,7 +19,6 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-import vmp
 from analysis.capture import Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample
@@ -40,7 +36,7 @@ from analysis.measure import (
     weight_unit,
 )
 from analysis.precision import full_precision
-from analysis.result import Clips, ModelOrigin, Provenance, Result, with_notes
+from analysis.result import Clips, ModelOrigin, Result, provenance, toolkit_version, with_notes
 from analysis.unfinished import Key, Unfinished
 from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
@@ -353,20 +349,15 @@ def _result(
     data = xr.Dataset(
         {**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures)
     )
-    provenance = Provenance(
-        toolkit=_version(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        resamples=resamples,
-        measures={m.name: json.loads(json.dumps(m.settings, default=str)) for m in measures},
-        clips=Clips(source, tuple(first.names), tuple(first.labels)),
-        models={one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
-        notes=(),
+    origin = provenance(
+        command,
+        seed,
+        resamples,
+        {m.name: m.settings for m in measures},
+        Clips(source, tuple(first.names), tuple(first.labels)),
+        {one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
     )
-    draft = Result(data, provenance, measures)
+    draft = Result(data, origin, measures)
     notes = _notes(found) + [note for m in measures for note in m.notes(draft)]
     return with_notes(draft, notes)
 
@@ -639,25 +630,38 @@ def _layout_notes(one: _Collected) -> Iterator[str]:
 
 
 def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
-    model, video = one.entry.model, len(one.shape) == 4
-    parameter = next(model.parameters())
+    layout = one.layout or TokenLayout.sequence(0)
+    return origin_of(one.entry, layout, one.shape, one.about["dtype"], one.about["backend"], sizes)
+
+
+def origin_of(
+    entry: Entry,
+    layout: TokenLayout,
+    shape: Sequence[int],
+    dtype: str,
+    backend: str,
+    sizes: Mapping[str, int] | None = None,
+) -> ModelOrigin:
+    """What a result keeps of a model that was shown samples of a shape, (3, T, H, W) or (L,)."""
+    video, parameter = len(shape) == 4, next(entry.model.parameters())
+    kind = type(entry.model)
     known = {
         "path": "",
         "file_sha256": "",
-        "weights_sha256": "",
-        "recognised": f"{type(model).__module__}.{type(model).__qualname__}",
+        "recognised": f"{kind.__module__}.{kind.__qualname__}",
         "config": {},
-        **one.entry.origin,
+        **entry.origin,
     }
+    known.setdefault("weights_sha256", weights_sha256(entry.model.state_dict()))
     return ModelOrigin(
-        **{**known, "weights_sha256": known["weights_sha256"] or weights_sha256(model.state_dict())},
-        layout=one.layout or TokenLayout.sequence(0),
-        frames=one.shape[1] if video else None,
-        size=one.shape[-1] if video else None,
-        dtype=one.about["dtype"] or str(parameter.dtype).removeprefix("torch."),
+        **known,
+        layout=layout,
+        frames=shape[1] if video else None,
+        size=shape[-1] if video else None,
+        dtype=dtype or str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        backend=one.about["backend"] or "none",
-        sizes=dict(sizes),
+        backend=backend or "none",
+        sizes=dict(sizes or {}),
     )
 
 
@@ -684,7 +688,7 @@ def _depends(
 ) -> dict[str, Any]:
     """All that changes what a clip gives, as `Unfinished.begin` takes it."""
     return {
-        "toolkit": _version(),
+        "toolkit": toolkit_version(),
         "torch": torch.__version__,
         "layers": None if layers is None else list(layers),
         "scopes": list(scopes),
@@ -732,10 +736,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _version() -> str:
-    try:
-        return version("vmp-toolkit")
-    except PackageNotFoundError:  # Run from a folder that was never installed.
-        return vmp.__version__

@@ -8,18 +8,23 @@ A quantity of the dataset has the axes model, layer, direction and scope, and it
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+import vmp
 from analysis.files import ResultError, replacing
 from analysis.measure import Measure, Quantity, find_measure
 from vmp.layout import TokenLayout
@@ -240,7 +245,7 @@ class Result:
                 continue
             found = self.data[name].loc[at]
             parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
-        if parts[0] is None or not np.isfinite(parts[0]).any() and not self.has(quantity, **at):
+        if parts[0] is None or (not np.isfinite(parts[0]).any() and not self.has(quantity, **at)):
             return None
         value, low, high = parts
         unit = self.data[quantity].attrs["units"]
@@ -492,6 +497,38 @@ class Result:
         except (OSError, ValueError) as error:
             raise ResultError(f"{folder / DATA}: cannot be read: {error}") from error
         return cls(data, provenance, measures)
+
+
+def provenance(
+    command: str,
+    seed: int,
+    resamples: int,
+    measures: Mapping[str, Mapping[str, Any]],
+    clips: Clips,
+    models: Mapping[str, ModelOrigin],
+) -> Provenance:
+    """Where a result comes from that is made now, by this installation."""
+    return Provenance(
+        toolkit=toolkit_version(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        resamples=resamples,
+        measures=json.loads(json.dumps(measures, default=str)),
+        clips=clips,
+        models=dict(models),
+        notes=(),
+    )
+
+
+def toolkit_version() -> str:
+    """The version that is installed, or of this folder where none is."""
+    try:
+        return version("vmp-toolkit")
+    except PackageNotFoundError:
+        return vmp.__version__
 
 
 def with_notes(result: Result, notes: Iterable[str]) -> Result:

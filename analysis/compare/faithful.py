@@ -16,11 +16,11 @@ from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradie
 from analysis.compare.result import ClipCurves, Faithfulness, Relevance
 from analysis.compare.rollout import Rollout, read_out
 from analysis.inputs import Sample
+from analysis.matrix.scopes import SCOPES
 from analysis.precision import full_precision
 from analysis.quantities import summarise
 from analysis.results import Measurement
 from analysis.unfinished import ClipRecord, Unfinished
-from analysis.weights import SCOPES
 from vmp.layout import TokenLayout
 
 RANDOM = "random"

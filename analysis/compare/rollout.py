@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.capture import AttentionCapture, Capture
-from analysis.strips import strips
-from analysis.weights import Scope, normalise, scoped
+from analysis.matrix.scopes import Scope, normalise, scoped
+from analysis.matrix.strips import strips
 from vmp.layout import TokenLayout
 
 COLUMNS = 256

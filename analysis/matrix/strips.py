@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 
-from analysis.implicit import AttentionMatrix, Folds, ImplicitAttention
+from analysis.matrix.base import AttentionMatrix, Factors
 from vmp.scan.vectors import (
     BYTES,
     LOG2_E,
@@ -51,25 +52,25 @@ NEAR = ROWS + 16
 def strips(
     matrix: AttentionMatrix, signed: bool
 ) -> Iterator[tuple[slice, Float[Tensor, "B r L"], Float[Tensor, "B r L"] | None]]:
-    """W of math.md section 2, and with ``signed`` the mean of M over channels, `ROWS` rows at a time.
+    """W of math.md section 2, and with `signed` the mean of M over channels, `ROWS` rows at a time.
 
-    Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. On a
-    GPU, strips are those of `analysis.strips_triton`, of as many rows as it has. What has no compiled form, such as a
-    matrix after the output projection, is read by `AttentionMatrix.weigh`.
+    Strips come in the order of the steps, from the last rows to the first where the matrix is reversed. On a GPU they
+    are those of `analysis.matrix.strips_triton`, of as many rows as it has. A matrix without a compiled form, such as
+    one after the output projection, is read by `AttentionMatrix.weigh`.
     """
     L = matrix.length
-    if matrix.device.type == "cuda" and find_spec("triton") and (folded := matrix.folded()) is not None:
-        yield from import_module("analysis.strips_triton").strips(matrix, folded, signed)
+    if matrix.device.type == "cuda" and find_spec("triton") and (factors := matrix.factors()) is not None:
+        yield from import_module("analysis.matrix.strips_triton").strips(matrix, factors, signed)
         return
     if L == 0:
         return
-    folded = matrix.folded() if matrix.device.type == "cpu" else None
-    if folded is None or folded[1].taps.shape[1] > 8 or _grows(folded[0]):
+    factors = matrix.factors() if matrix.device.type == "cpu" else None
+    if factors is None or factors.taps.shape[1] > 8 or _grows(factors):
         for start in range(0, L, ROWS):
             rows = slice(start, min(start + ROWS, L))
             yield rows, *matrix.weigh(rows, slice(0, L), signed)
         return
-    for start, stop, sums in _compiled(*folded, signed):
+    for start, stop, sums in _compiled(factors, signed):
         weight = F.pad(matrix.finish(sums[0]), (0, L - sums.shape[-1]))
         mean = F.pad(sums[1] / matrix.channels, (0, L - sums.shape[-1])) if signed else None
         if matrix.reverse:
@@ -79,44 +80,40 @@ def strips(
             yield slice(start, stop), weight, mean
 
 
-def _compiled(
-    scan: ImplicitAttention, folds: Folds, signed: bool
-) -> Iterator[tuple[int, int, Float[Tensor, "s B r c"]]]:
+def _compiled(factors: Factors, signed: bool) -> Iterator[tuple[int, int, Float[Tensor, "s B r c"]]]:
     """Sums over channels of abs(M), or of its squares, and of M; columns beyond those given are zero."""
-    clips = [_Clip(scan.clip(index), folds.clip(index), signed) for index in range(scan.batch)]
+    batch, _, length = factors.step.shape
+    clips = [_Clip(factors.clip(index), signed) for index in range(batch)]
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        for start in range(0, scan.length, ROWS):
-            stop = min(start + ROWS, scan.length)
+        for start in range(0, length, ROWS):
+            stop = min(start + ROWS, length)
             yield start, stop, torch.stack([clip.strip(start, stop, pool) for clip in clips], 1)
 
 
 class _Clip:
     """One clip's matrix, as arrays in the order of the steps."""
 
-    def __init__(self, scan: ImplicitAttention, folds: Folds, signed: bool):
-        self._signed, self._dtype, self._length = signed, scan.dtype, scan.length
-        self._back = folds.taps.shape[1] - 1
+    def __init__(self, factors: Factors, signed: bool):
+        self._signed, self._dtype, self._length = signed, factors.step.dtype, factors.step.shape[-1]
+        self._back = factors.taps.shape[1] - 1
         # The last columns before a strip are near where their taps reach into it.
-        self._held = self._back if folds.ahead == -1 else 0
-        self._ahead = folds.ahead
-        D, N = scan.A.shape
-        first = scan._own(slice(0, min(1, scan.length)), slice(None))
+        self._held = self._back if factors.ahead == -1 else 0
+        self._ahead = factors.ahead
+        D, N = factors.rate.shape
         self._shares = min(SHARES, D)
-        self._rows = torch.zeros((D, N * ROWS), dtype=scan.dtype).numpy()
-        self._scan = (
-            _numbers(scan._rate[..., 0] * LOG2_E),
-            _numbers(scan._elapsed[0]),
-            _numbers(scan._step[0]),
-            _array(scan.B[:, :, None] if scan.B.ndim == 2 else scan._input[0]),
-            _array(scan.C[:, :, None] if scan.C.ndim == 2 else scan._output[0]),
+        self._rows = torch.zeros((D, N * ROWS), dtype=self._dtype).numpy()
+        self._scan: tuple[Any, ...] = (
+            _numbers(factors.rate * LOG2_E),
+            _numbers(factors.elapsed[0]),
+            _numbers(factors.step[0]),
+            *(_array(x[0, ..., :1] if x.stride(-1) == 0 else x[0]) for x in (factors.write, factors.read)),
         )
-        self._options = (scan.residual == "elemental", scan.residual == "initial")
-        self._mask = (scan.mask_diagonal, _array(scan._diagonal(0, first[..., 0])[0]))
+        self._options = (factors.elemental, factors.initial)
+        self._mask = (factors.mask, _array(factors.first[0]))
         # Not made contiguous: in scope ssm these are views of one number.
-        gate, slope, scale = (x[0].detach().numpy() for x in (folds.gate, folds.slope, folds.scale))
-        self._folds = (
-            folds.ahead, folds.squares, gate, _array(folds.skip.to(scan.dtype)), slope, _array(folds.taps), scale
-        )  # fmt: skip
+        gate, slope, scale = (x[0].detach().numpy() for x in (factors.gate, factors.slope, factors.scale))
+        skip, taps = _array(factors.skip.to(self._dtype)), _array(factors.taps)
+        self._folds = (factors.ahead, factors.squares, gate, skip, slope, taps, scale)
 
     def strip(self, start: int, stop: int, pool: ThreadPoolExecutor) -> Float[Tensor, "s r c"]:
         low, first = max(0, start - self._back), max(0, start - self._held)
@@ -149,9 +146,9 @@ class _Clip:
         return out
 
 
-def _grows(scan: ImplicitAttention) -> bool:
+def _grows(factors: Factors) -> bool:
     """Whether an exponent may be above 0, which the compiled exp2 does not go far beyond: rates are to be negative."""
-    return bool((scan.A > 0).any() or (scan.delta < 0).any())
+    return bool((factors.rate > 0).any() or (factors.step < 0).any())
 
 
 def _numbers(x: Tensor) -> np.ndarray:
@@ -275,7 +272,7 @@ def _near(
     channels, bounds, rates, elapsed, step, B, C, elemental, initial,
     ahead, squares, gate, skip, slope, taps, scale, mask, masked_first, rows, out,
 ):  # fmt: skip
-    """Rows of the strip against the scan's columns from ``low`` on, and the factors of its rows for the far columns."""
+    """Rows of the strip against the scan's columns from `low` on, and the factors of its rows for the far columns."""
     start, stop, low, first, last = bounds
     D, N = rates.shape
     number, lanes = rates.dtype.type, BYTES // rates.itemsize
