@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.capture import AttentionCapture, Capture, family_of
+from analysis import probe
+from analysis.capture import AttentionCapture, Capture, layer_inputs
+from analysis.contradiction import Contradiction
 from analysis.contradiction.entries import entries, logits
-from analysis.contradiction.layer import (
-    Sensitivity,
-    captured,
-    direction_mass,
-    measure_layer,
-    reach,
-    replacements,
-    substitute,
-)
+from analysis.contradiction.layer import Sensitivity, direction_mass, measure_layer, replacements, substitute
 from analysis.contradiction.metrics import cosine
-from analysis.contradiction.probe import layer_inputs, probe
 from analysis.contradiction.rank import block_rank
 from analysis.contradiction.triples import draw_mediators, draw_triples
 from analysis.inputs import Sample
-from analysis.weights import SCOPES, scoped
+from analysis.matrix.scopes import SCOPES, scoped
+from analysis.measure import Site
 from tests.analysis import test_families as families
 from tests.analysis.contradiction import naive
 from tests.analysis.models import VARIANTS, clip, video_model
@@ -39,25 +33,26 @@ CASES = {
 LENGTH = 13
 
 
-class Layer:
-    """One layer, its input, and its captures."""
+def site_of(model, tokens, direction=None, scopes=SCOPES):
+    """The input of layer 1, or of one of the attentions that it is divided into."""
+    with torch.no_grad():
+        inputs = layer_inputs(model, tokens[None], [1])[1]
+        hidden, given = next(found for found in inputs if found[1] in (None, direction))
+        return Site(model, Sample(tokens, "clip"), 1, hidden, given, scopes, (1,), None, None)
 
-    def __init__(self, fields):
-        self.model = video_model(**fields)
-        self.family = family_of(self.model)
-        sample = Sample(clip(batch=1)[0], "clip")
-        with torch.no_grad():
-            ((self.hidden, self.directions),) = layer_inputs(self.model, sample, [1])[1]
-            self.captures = self.again(self.hidden)
 
-    def again(self, hidden):
-        with torch.no_grad():
-            return list(self.family.captures(self.model, 1, hidden))
+def layer_of(scopes=SCOPES, **fields):
+    return site_of(video_model(**fields), clip(batch=1)[0], scopes=scopes)
+
+
+def measured(layer, mediators, seed=0):
+    with torch.no_grad():
+        return measure_layer(layer, mediators, np.random.default_rng(seed))
 
 
 @pytest.fixture(scope="module", params=CASES)
 def layer(request):
-    return Layer(CASES[request.param])
+    return layer_of(**CASES[request.param])
 
 
 def test_entries_are_those_of_the_matrix(layer):
@@ -72,14 +67,14 @@ def test_entries_are_those_of_the_matrix(layer):
 
 def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
     rng = np.random.default_rng(0)
-    margin = reach(layer.captures[0])
+    margin = layer.captures[0].reach
     places = draw_mediators(LENGTH, margin, 4, rng)
     steps = [LENGTH - 1 - places if c.reversed else places for c in layer.captures]
     triples = [draw_triples(LENGTH, margin, at, 3, rng) for at in steps]
     sensitivity = Sensitivity(layer.captures, SCOPES, triples)
     changed = {}
     for place in places.tolist():
-        changed[place] = layer.again(substitute(layer.hidden, place, (place + 5) % LENGTH))
+        changed[place] = layer.run(substitute(layer.hidden, place, (place + 5) % LENGTH))
         sensitivity.replaced(place, changed[place])
     for which, (capture, drawn) in enumerate(zip(layer.captures, triples, strict=True)):
         reverse = capture.reversed
@@ -106,13 +101,13 @@ def test_mediator_sensitivity_is_that_of_the_layer_run_again(layer):
 
 def test_out_of_reach_no_term_of_either_token_moves_and_one_nearer_some_does(layer):
     place = 6
-    changed = layer.again(substitute(layer.hidden, place, 1))
+    changed = layer.run(substitute(layer.hidden, place, 1))
     for before, after in zip(layer.captures, changed, strict=True):
         if isinstance(before, AttentionCapture):
             assert moved(before.k, after.k, -2) | moved(before.v, after.v, -2) == {place}
-            assert reach(before) == 1
+            assert before.reach == 1
             continue
-        far, back = reach(before), before.terms.conv_reversed
+        far, back = before.reach, before.terms.conv_reversed
         terms = set().union(
             *(moved(getattr(before.terms, n), getattr(after.terms, n), -1) for n in ("delta", "B", "C"))
         )
@@ -134,12 +129,11 @@ def moved(before, after, axis):
 
 
 def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
-    rng = np.random.default_rng(3)
     similarity = cosine(layer.hidden[0])
-    found = dict(measure_layer(layer.family, layer.model, 1, layer.hidden, layer.directions, SCOPES, 4, rng))
+    found = measured(layer, 4, seed=3)
     # The transitivity residual's triples come third from the generator.
     rng = np.random.default_rng(3)
-    margin = reach(layer.captures[0])
+    margin = layer.captures[0].reach
     places = draw_mediators(LENGTH, margin, 4, rng)
     rng.integers(1, LENGTH, len(places))
     for capture in layer.captures:
@@ -148,7 +142,7 @@ def test_transitivity_and_rank_and_mass_are_their_definitions(layer):
     drawn = draw_triples(LENGTH, 1, draw_mediators(LENGTH, 1, 4, rng), 4, rng)
     for capture in layer.captures:
         for scope in SCOPES:
-            got = found[1, capture.direction, scope]
+            got = found[capture.direction, scope]
             M = naive.matrix(capture, scope)
             triples = zip(drawn.row.tolist(), drawn.mediator.tolist(), drawn.column.tolist(), strict=True)
             each = np.array([naive.residual(M, *triple) for triple in triples])
@@ -190,54 +184,35 @@ def test_the_rank_is_bounded_by_states_and_taps(layer):
             assert (rank.ranks <= rank.bound + 1e-9).all()
 
 
-def test_one_state_is_transitive_and_of_rank_one():
-    layer = Layer({"variant": "videomamba", "d_state": 1})
-    found = dict(
-        measure_layer(
-            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
-        )
-    )
+@pytest.mark.parametrize("states", [1, 4])
+def test_one_state_is_transitive_and_of_rank_one_and_more_states_are_not(states):
+    found = measured(layer_of(["ssm"], variant="videomamba", d_state=states), 6)
     assert len(found) == 2
     for values in found.values():
-        assert values["transitivity_residual"] < 1e-12
-        assert values["block_rank"] == pytest.approx(1)
         assert values["mediator_sensitivity"] > 1e-3
-
-
-def test_more_states_are_not_transitive():
-    layer = Layer({"variant": "videomamba"})
-    found = dict(
-        measure_layer(
-            layer.family, layer.model, 1, layer.hidden, layer.directions, ["ssm"], 6, np.random.default_rng(0)
-        )
-    )
-    assert all(values["transitivity_residual"] > 0.01 for values in found.values())
+        if states == 1:
+            assert values["transitivity_residual"] < 1e-12
+            assert values["block_rank"] == pytest.approx(1)
+        else:
+            assert values["transitivity_residual"] > 0.01
 
 
 def test_a_mask_makes_the_residual_1_and_what_is_before_it_is_that_of_the_plain_scan():
-    masked, plain = Layer({"variant": "mask"}), Layer({"variant": "videomamba"})
+    masked, plain = (layer_of(["ssm"], variant=variant) for variant in ("mask", "videomamba"))
     masked.model.load_state_dict(plain.model.state_dict())
-    one, other = (
-        dict(
-            measure_layer(
-                x.family, x.model, 1, plain.hidden, plain.directions, ["ssm"], 4, np.random.default_rng(0)
-            )
-        )
-        for x in (masked, plain)
-    )
-    key = (1, "backward", "ssm")
-    assert one[key]["transitivity_residual"] == pytest.approx(1, abs=1e-12)
-    assert one[key]["transitivity_unmasked"] == other[key]["transitivity_residual"]
-    assert one[key]["mediator_sensitivity"] == other[key]["mediator_sensitivity"]
+    one, other = (measured(replace(x, hidden=plain.hidden), 4)["backward", "ssm"] for x in (masked, plain))
+    assert one["transitivity_residual"] == pytest.approx(1, abs=1e-12)
+    assert one["transitivity_unmasked"] == other["transitivity_residual"]
+    assert one["mediator_sensitivity"] == other["mediator_sensitivity"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_attention_logits_do_not_move_at_all_and_a_row_moves_as_one(dtype):
-    layer = Layer(CASES["attention"])
+    layer = layer_of(**CASES["attention"])
     layer.model.to(dtype)
     hidden = layer.hidden.to(dtype)
-    (before,) = layer.again(hidden)
-    (after,) = layer.again(substitute(hidden, 5, 9))
+    (before,) = layer.run(hidden)
+    (after,) = layer.run(substitute(hidden, 5, 9))
     keys = torch.tensor([k for k in range(LENGTH) if k not in (2, 5)])
     rows = torch.full_like(keys, 2)
     assert torch.equal(logits(before, rows, keys), logits(after, rows, keys))
@@ -261,26 +236,24 @@ def test_models_of_others_are_probed_alike(model, directions):
     model = model()
     frames = 5 if "time" in directions else 4
     tokens = torch.arange(20) % 11 if directions == {"forward"} else families.pixels(frames, batch=1)[0]
-    found = probe(model, [Sample(tokens, "clip")], layers=[1], scopes=["ssm"], mediators=6, seed=0)
-    assert {values.direction for values in found.values} == directions
-    for values in found.values:
-        assert values.values["mediator_sensitivity"] > 0
-        assert np.isfinite(values.values["contradictory_observed"])
+    result = probe(model, [tokens], [Contradiction(mediators=6)], layers=[1])
+    assert set(result.directions("contradiction")) == directions
+    for direction in directions:
+        found = {name: result.number(name, 1, direction, "ssm").value for name in Contradiction.quantities
+                 if Contradiction.quantities[name].is_number}  # fmt: skip
+        assert found["mediator_sensitivity"] > 0
+        assert np.isfinite(found["contradictory_share"])
         if directions != {"forward"}:
-            assert values.values["mediator_logits"] == 0
-            assert values.values["mediator_relative"] < 1e-12
+            assert found["mediator_logits"] == 0
+            assert found["mediator_relative"] < 1e-12
 
 
 @pytest.mark.parametrize("direction", ["time", "space"])
 def test_what_replaces_a_mediator_is_a_token_of_the_clip(direction):
-    model = families.timesformer("divided_space_time")
-    sample = Sample(families.pixels(3, batch=1)[0], "clip")
-    with torch.no_grad():
-        inputs = layer_inputs(model, sample, [1])[1]
-        hidden = next(hidden for hidden, directions in inputs if direction in directions)
-        (capture,) = captured(family_of(model), model, 1, hidden, [direction])
+    layer = site_of(families.timesformer("divided_space_time"), families.pixels(3, batch=1)[0], direction)
+    (capture,) = layer.captures
     # Attention over time leaves the class token out: what stands in its place is no token.
-    assert bool((hidden[0, 0] == 0).all()) == (direction == "time")
+    assert bool((layer.hidden[0, 0] == 0).all()) == (direction == "time")
     places, met = np.arange(1, 12), set()
     for seed in range(60):
         others = replacements(capture, places, np.random.default_rng(seed))
@@ -315,19 +288,17 @@ def test_a_class_row_that_is_a_mean_of_softmaxes_is_read_as_one():
 
 
 def test_a_relation_below_the_smallest_number_is_still_compared():
-    layer = Layer({"variant": "videomamba"})
+    layer = layer_of(variant="videomamba")
     forward = layer.captures[0]
     slow = replace(forward, terms=replace(forward.terms, delta=200 + forward.terms.delta))
     i, k = torch.tensor([12]), torch.tensor([0])
     assert (slow.operator().tile(slice(12, 13), slice(0, 1)) == 0).any()
     found = entries(slow, ["ssm"], i, k)["ssm"].log[:, 0]
-    elapsed = slow.terms.delta[0, :, 1:].sum(-1)
-    D = slow.terms.A.shape[0]
-    for d in range(D):
-        n = int(slow.terms.A[d].argmax())  # The others are smaller by e^-100 and more, or tie.
-        near = (slow.terms.A[d] - slow.terms.A[d, n]).abs() * elapsed[d] < 40
-        terms = slow.terms.C[0, :, 12] * slow.terms.delta[0, d, 0] * slow.terms.B[0, :, 0]
-        expected = (
-            (terms * ((slow.terms.A[d] - slow.terms.A[d, n]) * elapsed[d]).exp())[near].sum().abs().log()
-        )
-        assert float(found[d]) == pytest.approx(float(expected + slow.terms.A[d, n] * elapsed[d]), rel=1e-9)
+    A, delta = slow.terms.A, slow.terms.delta[0]
+    elapsed = delta[:, 1:].sum(-1)
+    for d in range(len(A)):
+        above = (A[d] - A[d].max()) * elapsed[d]
+        near = above.abs() < 40  # The others are smaller by e^-100 and more.
+        terms = slow.terms.C[0, :, 12] * delta[d, 0] * slow.terms.B[0, :, 0]
+        expected = (terms * above.exp())[near].sum().abs().log() + A[d].max() * elapsed[d]
+        assert float(found[d]) == pytest.approx(float(expected), rel=1e-9)
