@@ -1,0 +1,1 @@
+from analysis.strips import strips
