@@ -36,6 +36,7 @@ CHECKED = [
     "analysis.quantities",
     "analysis.decay",
     "analysis.compare",
+    "analysis.relevance",
     "analysis.contradiction",
     "experiments.data",
 ]
