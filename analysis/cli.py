@@ -1,258 +1,332 @@
-"""What the commands of this package share: their options, their errors in one line, progress, and going on.
+"""The one command-line app: `vmp decay` and `python -m analysis.decay` are both it.
 
-A command states what is its own and takes a maker of requests for the rest:
-
-    @app.command()
-    @with_request_options
-    def parse(request_for: RequestFor, checkpoint: CheckpointOption, out: OutOption = None) -> Invocation:
-        return Invocation(request_for(checkpoint), out)
+Commands of this package are below or in the modules of `OWN`. A package adds its own through the entry-point group
+"vmp.commands", whose entries are typer apps with one command each.
 """
 
-import inspect
-import shlex
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
+import torch
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from matplotlib.figure import Figure
+from rich.table import Table
 
-from analysis.capture import CaptureError
-from analysis.inputs import DEFAULT_SOURCE, InputError
-from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Request, RequestError, Step
-from analysis.results import ResultError, check_replaceable
-from analysis.unfinished import Unfinished
+from analysis.command import (
+    HELP,
+    USER_ERRORS,
+    CheckpointOption,
+    JsonOption,
+    OutOption,
+    RequestFor,
+    new_app,
+    run_app,
+    say_written,
+    session,
+    show,
+    with_request_options,
+)
+from analysis.compare import compare as comparison
+from analysis.contradiction import Contradiction
+from analysis.contradiction.control import control_request, untrained_control
+from analysis.contradiction.example import example_figure, find_example, save_example
+from analysis.decay import Decay
+from analysis.engine import Entry, run
+from analysis.files import replacing
+from analysis.measure import Measure, find_measure, measure_names
+from analysis.relevance import Relevance
+from analysis.request import Opened, RequestError, name_of, open_request
+from analysis.result import WRITTEN, Result, with_notes
+from analysis.tables import gap_lines, heading, tables
+from vmp.commands import main as vmp_main
 
-T = TypeVar("T")
+GROUP = "vmp.commands"
+OWN: Mapping[str, str] = {"theory": "analysis.theory.command:app"}
+FIGURES, EXAMPLE = "figures", "example.npz"
 
-USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
-"""Click's UsageError, from the click that this typer stands on: of late its own copy."""
-
-WIDTH = 100
-"""Columns of the table where standard output is no terminal."""
-
-RequestFor = Callable[[Path], Request]
-"""The request for one checkpoint, all its other options as on the command line."""
-
-CheckpointOption = Annotated[
-    Path, typer.Option("--ckpt", help="Weights, in any format the toolkit knows.", show_default=False)
-]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Folder for JSON, CSV and figures; an earlier one is replaced.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result's JSON and nothing else.")]
+_probes = new_app()
 
 
-def _request(
-    checkpoint: Path,
-    video: Annotated[
-        list[Path] | None, typer.Option(help="Video file or folder of frames; one clip each. Repeatable.")
+@_probes.command("decay", **HELP)
+@with_request_options
+def decay(
+    request_for: RequestFor,
+    context: typer.Context,
+    checkpoint: CheckpointOption,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """How fast what each layer carries from token to token falls with distance."""
+    _probe(open_request(request_for(checkpoint)), [Decay()], context.obj, out, json)
+
+
+@_probes.command("probe", **HELP)
+@with_request_options
+def probe(
+    request_for: RequestFor,
+    context: typer.Context,
+    checkpoint: CheckpointOption,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="Such as decay, or a measure that a package adds. Repeatable.")
     ] = None,
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More video files, after --video.")
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Any measures of one checkpoint, by name; decay and contradiction where none is named."""
+    names = measure or ["decay", "contradiction"]
+    unknown = [name for name in names if name not in measure_names()]
+    if unknown:
+        raise RequestError(f"--measure {unknown[0]!r}: there are {', '.join(measure_names())}")
+    opened = open_request(request_for(checkpoint))
+    _probe(opened, [find_measure(name)() for name in dict.fromkeys(names)], context.obj, out, json)
+
+
+@_probes.command("contradiction", **HELP)
+@with_request_options
+def contradiction(
+    request_for: RequestFor,
+    context: typer.Context,
+    checkpoint: CheckpointOption,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="Self-attention checkpoint to compare with; else fresh weights of the same size."),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help=f"Clip source instead of --video; {DEFAULT_SOURCE} where neither is given."),
-    ] = None,
-    clips: Annotated[
-        int | None, typer.Option(min=1, help=f"How many clips; {DEFAULT_CLIPS}, or one a video.")
-    ] = None,
-    layers: Annotated[str, typer.Option(help="Such as 0,3,-1 or 0-5 or all.")] = "all",
-    scope: Annotated[
-        list[str] | None, typer.Option(help="ssm (default), mixer, contribution, or all. Repeatable.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Of all that is drawn: clips, samples, bootstrap.")
-    ] = 0,
-    variant: Annotated[str | None, typer.Option(help="Read the weights as this variant.")] = None,
-    family: Annotated[str | None, typer.Option(help="Read the weights as this family, such as vim.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames a clip; the checkpoint's own.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side; the checkpoint's own.")] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Tokens a sequence, for language models only; {DEFAULT_LENGTH}."),
-    ] = None,
-    allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Accept weights with NaN or infinity.")
-    ] = False,
-    allow_missing: Annotated[
-        list[str] | None, typer.Option(help="A weight, or prefix ending in a dot, that may be missing.")
-    ] = None,
-    allow_unexpected: Annotated[
-        list[str] | None, typer.Option(help="A weight, or prefix ending in a dot, to leave unread.")
-    ] = None,
-    container: Annotated[
-        str | None, typer.Option(help="Entry of a training save to read, such as model_ema.")
-    ] = None,
-    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
-) -> Request:
-    if more and not video:
-        raise typer.BadParameter(f"unexpected argument {str(more[0])!r}; video files come after --video")
-    return Request(
-        checkpoint=checkpoint,
-        video=(*(video or ()), *(more or ())),
-        data=data,
-        clips=clips,
-        layers=layers,
-        scopes=tuple(scope or ("ssm",)),
-        device=device,
-        seed=seed,
-        bootstrap=bootstrap,
-        length=length,
-        overrides=(
-            ("variant", variant),
-            ("family", family),
-            ("num_frames", frames),
-            ("image_size", size),
-            ("allow_nonfinite", allow_nonfinite or None),
-            ("allow_missing", tuple(allow_missing or ()) or None),
-            ("allow_unexpected", tuple(allow_unexpected or ()) or None),
-            ("container", container),
+    no_control: Annotated[bool, typer.Option("--no-control", help="Compare with nothing.")] = False,
+    mediators: Annotated[
+        int, typer.Option(min=1, help="Tokens replaced, one at a time, in each layer and clip.")
+    ] = Contradiction.mediators,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """How far the relation of two tokens depends on the tokens between them, and on how unlike they are."""
+    if control is not None and no_control:
+        raise typer.BadParameter("--control and --no-control were both given")
+    opened = open_request(request_for(checkpoint))
+    others = [] if no_control else _control(opened, control)
+
+    def example(result: Result, folder: Path) -> Mapping[str, Callable[[], Figure]]:
+        found = find_example(result, opened.model, next(opened.samples()), seed=opened.request.seed)
+        if found is None:
+            return {}
+        save_example(found, folder / EXAMPLE)
+        return {"example": partial(example_figure, found)}
+
+    _probe(opened, [Contradiction(mediators)], context.obj, out, json, others=others, extra=example)
+
+
+def compare(
+    request_for: RequestFor,
+    context: typer.Context,
+    checkpoints: Annotated[
+        list[Path],
+        typer.Option(
+            "--ckpt", help="Weights, in any format the toolkit knows. Repeat it.", show_default=False
         ),
-    )
+    ],
+    random_orders: Annotated[
+        int, typer.Option(min=1, help="Random orders a clip, for deletion.")
+    ] = Relevance.random_orders,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Decay, contradiction and faithfulness of several models on the same clips, in the scope contribution."""
+    if len(checkpoints) < 2:
+        raise RequestError(f"{len(checkpoints)} checkpoint given; a comparison needs two: repeat --ckpt")
+    # All are read before any is probed, so that one that will not do is told at once.
+    opened = [
+        _comparable(open_request(replace(request_for(path), scopes=(comparison.SCOPE,))))
+        for path in checkpoints
+    ]
+    names = comparison.model_names(checkpoints)
+    measures = [Decay(draw=()), Contradiction(), Relevance(random_orders)]
+    with session(out, _written()) as at:
+        result = run(
+            [one.entry(name) for name, one in zip(names, opened, strict=True)],
+            measures,
+            source=opened[0].source,
+            command=context.obj,
+            layers=None,
+            scopes=(comparison.SCOPE,),
+            resamples=opened[0].request.bootstrap,
+            seed=opened[0].request.seed,
+            resume=at.keep,
+            progress=at.step,
+        )
+        result = with_notes(result, comparison.notes(result))
+        if out is not None:
+            _write(result, out, lambda _: comparison.figures(result), at.drawn)
+    _show(result, comparison.tables(result), out, json)
 
 
-def with_request_options(command: Callable[..., T], without: Collection[str] = ()) -> Callable[..., T]:
-    """Give a command every option of a `Request` but the checkpoint, after its own options.
-
-    Args:
-        command: its first parameter, ``request_for``, gets a `RequestFor`; the others are options of its own.
-        without: names of options that it does not take.
-    """
-    common = {
-        name: parameter
-        for name, parameter in inspect.signature(_request).parameters.items()
-        if name not in ("checkpoint", *without)
-    }
-    _, *own = inspect.signature(command).parameters.values()
-
-    def inner(**given: Any) -> T:
-        options = {name: given.pop(name) for name in common}
-        return command(partial(_request, **options), **given)
-
-    parameters = [*own, *common.values()]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    inner.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    inner.__annotations__ = {p.name: p.annotation for p in keyword}
-    inner.__doc__ = command.__doc__
-    return inner
+_probes.command("compare", **HELP)(with_request_options(compare, {"scope", "layers"}))
 
 
-def run_command(
-    app: typer.Typer,
-    module: str,
-    arguments: Sequence[str] | None,
-    execute: Callable[[Any, str], None],
+def _comparable(opened: Opened) -> Opened:
+    if opened.config.kind == "language":
+        raise RequestError(
+            f"{opened.request.checkpoint}: is a language model; models are compared on clips, and it takes none"
+        )
+    return opened
+
+
+def _probe(
+    opened: Opened,
+    measures: Sequence[Measure],
+    command: str,
+    out: Path | None,
+    json: bool,
     *,
-    resumes: bool = True,
-) -> int:
-    """Run a command line; return its exit code: 0, 2 after a one-line error, 130 when interrupted.
+    others: Sequence[Entry] = (),
+    extra: Callable[[Result, Path], Mapping[str, Callable[[], Figure]]] = lambda result, folder: {},
+) -> None:
+    """Probe, write and print.
 
     Args:
-        module: the name after ``python -m``.
-        arguments: those of the process where None.
-        execute: called with what the app's command returned, and the command line as text.
-        resumes: whether an interrupted run leaves what the same command goes on from.
+        others: models beside the checkpoint's, shown the same clips.
+        extra: writes further files into the folder and returns further figures.
+    """
+    request = opened.request
+    with session(out, _written()) as at:
+        result = run(
+            [opened.entry(name_of(request.checkpoint)), *others],
+            measures,
+            source=opened.source,
+            command=command,
+            layers=opened.layers,
+            scopes=opened.scopes,
+            resamples=request.bootstrap,
+            seed=request.seed,
+            resume=at.keep,
+            progress=at.step,
+        )
+        if out is not None:
+
+            def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
+                made = {
+                    name: draw
+                    for measure in measures
+                    for name, draw in measure.figures(result, result.model).items()
+                }
+                return {**made, **extra(result, folder)}
+
+            _write(result, out, figures, at.drawn)
+    _show(result, tables(result), out, json)
+
+
+def _written() -> tuple[str, ...]:
+    """Names of what a command puts into its folder."""
+    return (*WRITTEN, EXAMPLE, FIGURES)
+
+
+def _write(
+    result: Result,
+    out: Path,
+    figures: Callable[[Path], Mapping[str, Callable[[], Figure]]],
+    drawn: Callable[[str], None],
+) -> None:
+    from analysis.draw import write_figures
+
+    with replacing(out, _written()) as new:
+        result.write_into(new)
+        write_figures(figures(new), new / FIGURES, drawn)
+
+
+def _show(result: Result, shown: Iterable[Table], out: Path | None, json: bool) -> None:
+    if json:
+        sys.stdout.write(result.to_json())
+    else:
+        show(heading(result), shown, gap_lines(result))
+    if out is not None:
+        say_written(out, _written())
+
+
+def _control(opened: Opened, path: Path | None) -> list[Entry]:
+    """The self-attention that contradiction stands beside; none for a checkpoint that is self-attention itself."""
+    request = opened.request
+    entry = opened.entry("")
+    if path is None:
+        if opened.config.mixer == "attention":
+            return []
+        label, model = untrained_control(opened.config, torch.device(request.device), request.seed)
+        return [Entry(label, model, opened.samples, entry.count, entry.shown)]
+    other = control_request(opened, path)
+    return [replace(other.entry(f"self-attention, {path.name}"), samples=opened.samples, shown=entry.shown)]
+
+
+def _pass_on(command: str, help_text: str) -> typer.Typer:
+    """A command of `python -m vmp`, which takes its own options."""
+    app = new_app()
+
+    def passed(context: typer.Context) -> int:
+        return vmp_main([command, *context.args])
+
+    passed.__doc__ = help_text
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(command, context_settings=settings)(passed)
+    return app
+
+
+_VMP = {
+    "inspect": "Say what a checkpoint is, and whether its weights are whole.",
+    "sizes": "Count the parameters of the named models.",
+}
+
+
+def command_names() -> tuple[str, ...]:
+    """Names of all commands."""
+    own = [str(info.name) for info in _probes.registered_commands]
+    return tuple(dict.fromkeys([*own, *OWN, *_VMP, *sorted(entry_points(group=GROUP).names)]))
+
+
+def app_of(names: Sequence[str]) -> typer.Typer:
+    """The app with these commands alone, so that one command does not load what another needs."""
+    app = new_app()
+    app.callback()(lambda: None)
+    for name in names:
+        for info in _load(name).registered_commands:
+            if info.name in (name, None):
+                settings = {**(info.context_settings or {})}
+                app.command(name, context_settings=settings, help=info.help)(info.callback)  # type: ignore[arg-type]
+    return app
+
+
+def _load(name: str) -> typer.Typer:
+    if name in _VMP:
+        return _pass_on(name, _VMP[name])
+    if any(info.name == name for info in _probes.registered_commands):
+        return _probes
+    if name in OWN:
+        module, _, attribute = OWN[name].partition(":")
+        return getattr(import_module(module), attribute)
+    return next(iter(entry_points(group=GROUP, name=name))).load()
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "vmp") -> int:
+    """Run a command line.
+
+    Args:
+        arguments: a command's name and its options; those of the process where None.
+        program: what the user typed: "vmp", or "python -m analysis.decay" with the command's name left out.
+
+    Returns:
+        The exit code: that of the command, 2 after an error in one line, 130 after an interruption.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        parsed = app(args=given, standalone_mode=False)
-        if isinstance(parsed, int):  # The exit code of --help.
-            return parsed
-        execute(parsed, shlex.join(["python", "-m", module, *given]))
-    except USAGE_ERROR as error:
-        return _fail(error.format_message())
-    except (RequestError, InputError, ResultError, CaptureError) as error:
-        return _fail(str(error))
-    except OSError as error:
-        return _fail(
-            ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
-        )
-    except KeyboardInterrupt:
-        what_next = "; with --out, the same command goes on where this one stopped" if resumes else ""
-        print(f"interrupted{what_next}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a run reports to and goes on from.
-
-    Attributes:
-        step: takes what was just done, and how many steps there are in all.
-        drawn: takes the name of each figure.
-        keep: where finished clips wait; None where nothing is written.
-    """
-
-    step: Step
-    drawn: Callable[[str], None]
-    keep: Unfinished | None
-
-
-@contextmanager
-def session(out: Path | None, written: Collection[str]) -> Iterator[Session]:
-    """A progress bar where standard error is a terminal, and what an interrupted run of the same request left.
-
-    Finished clips are dropped at the end of the block, or where a clip cannot be read, and stay when it is
-    interrupted.
-
-    Args:
-        out: the folder that the block writes; written: names of what it puts there.
-
-    Raises ResultError before the block where ``out`` could not be written.
-    """
-    keep = None
-    if out is not None:
-        check_replaceable(out, written)
-        resolved = out.resolve()
-        keep = Unfinished(resolved.with_name(f"{resolved.name}.unfinished"))
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        probing = progress.add_task("reading weights", total=None)
-        drawing = progress.add_task("figures", total=None, visible=False)
-
-        def step(done: str, total: int) -> None:
-            progress.update(probing, description=done, total=total, advance=1)
-
-        def drawn(name: str) -> None:
-            progress.update(drawing, description=name, advance=1, visible=True)
-
-        try:
-            yield Session(step, drawn, keep)
-        except InputError:
-            if keep is not None:
-                keep.discard()
-            raise
-        if keep is not None:
-            keep.discard()
-
-
-def show(lines: Sequence[str], tables: Iterator[RenderableType], after: Sequence[str] = ()) -> None:
-    """Print lines as they are, then tables, then lines again, to a terminal or to `WIDTH` columns."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
-    for table in tables:
-        console.print(table)
-    for line in after:
-        console.print(line, markup=False, highlight=False)
-
-
-def say_written(out: Path, written: Collection[str]) -> None:
-    """Tell on standard error which of the files that a command may write are in its folder."""
-    there = [f"{name}/" if (out / name).is_dir() else name for name in written if (out / name).exists()]
-    print(f"written: {out}/{', '.join(there)}", file=sys.stderr)
+    name = given[0] if given else ""
+    if name not in command_names():
+        return run_app(app_of(command_names()), given or ["--help"], program)
+    own = name in (*_VMP, *OWN) or _load(name) is _probes
+    app = new_app()
+    for info in app_of([name]).registered_commands:
+        app.registered_commands.append(info)
+    title = program if program != "vmp" else f"vmp {name}"
+    # Commands of other packages raise plain ValueErrors for their users.
+    return run_app(app, given[1:], title, errors=USER_ERRORS if own else (ValueError, *USER_ERRORS))

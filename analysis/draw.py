@@ -153,7 +153,9 @@ def plot_by_layer(
 
 
 @styled
-def plot_side(result: Result, quantity: str, side: str, ax: Axes | None = None, *, scope: str | None = None) -> Axes:
+def plot_side(
+    result: Result, quantity: str, side: str, ax: Axes | None = None, *, scope: str | None = None
+) -> Axes:
     """One quantity by layer for every model: a scan's direction, and self-attention's keys on that side.
 
     Args:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -22,7 +19,6 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-import vmp
 from analysis.capture import Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample
@@ -40,7 +36,7 @@ from analysis.measure import (
     weight_unit,
 )
 from analysis.precision import full_precision
-from analysis.result import Clips, ModelOrigin, Provenance, Result
+from analysis.result import Clips, ModelOrigin, Result, provenance, toolkit_version, with_notes
 from analysis.unfinished import Key, Unfinished
 from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
@@ -210,12 +206,22 @@ def _one_clip(
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
                 site = Site(
-                    entry.model, sample, layer, hidden, direction, scopes, tuple(layers), entry.family, entry.layout
+                    entry.model,
+                    sample,
+                    layer,
+                    hidden,
+                    direction,
+                    scopes,
+                    tuple(layers),
+                    entry.family,
+                    entry.layout,
                 )
                 out.see(site)
                 for measure in by_layer:
                     for view in views(site, measure):
-                        out.take(measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name]))
+                        out.take(
+                            measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name])
+                        )
     for measure in measures:
         if measure.level == "model":
             values = measure.per_clip(whole, np.random.default_rng([seed, index]))
@@ -292,7 +298,9 @@ class _Collected:
         layout = None if self.layout is None else vars(self.layout)
         return self._latest, {**self.about, "layout": layout, "places": places}
 
-    def resume(self, record: Mapping[tuple[str, Key], Mapping[str, np.ndarray]], about: dict[str, Any]) -> None:
+    def resume(
+        self, record: Mapping[tuple[str, Key], Mapping[str, np.ndarray]], about: dict[str, Any]
+    ) -> None:
         """Take what an earlier run kept of a clip in the place of running it."""
         kept = about["layout"]
         if kept is not None:
@@ -329,7 +337,9 @@ def _result(
                 data = _clips_of(measure, clips, one.sums[measure.name][key], n, place)
                 for name, dims in {**_dims(measure)}.items():
                     if name in data:
-                        for dim, size in zip(dims, data[name].shape[-len(dims) :] if dims else (), strict=True):
+                        for dim, size in zip(
+                            dims, data[name].shape[-len(dims) :] if dims else (), strict=True
+                        ):
                             sizes[one.entry.name][dim] = size
                 table.put(measure, place, data, _estimates(measure, data, weights))
     variables = table.variables(measures, sizes)
@@ -338,32 +348,20 @@ def _result(
         dims=("model", "scope"),
     )
     layered = any(m.level == "matrix" for m in measures)
-    data = xr.Dataset({**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures))
-    provenance = Provenance(
-        toolkit=_version(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        resamples=resamples,
-        measures={m.name: json.loads(json.dumps(m.settings, default=str)) for m in measures},
-        clips=Clips(source, tuple(first.names), tuple(first.labels)),
-        models={one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
-        notes=(),
+    data = xr.Dataset(
+        {**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures)
     )
-    draft = Result(data, provenance, measures)
+    origin = provenance(
+        command,
+        seed,
+        resamples,
+        {m.name: m.settings for m in measures},
+        Clips(source, tuple(first.names), tuple(first.labels)),
+        {one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
+    )
+    draft = Result(data, origin, measures)
     notes = _notes(found) + [note for m in measures for note in m.notes(draft)]
-    return Result(data, _with_notes(provenance, tuple(dict.fromkeys(notes))), measures)
-
-
-def _with_notes(provenance: Provenance, notes: tuple[str, ...]) -> Provenance:
-    return Provenance(**{**vars_of(provenance), "notes": notes})
-
-
-def vars_of(record: Any) -> dict[str, Any]:
-    """Fields of a pydantic dataclass by name."""
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return with_notes(draft, notes)
 
 
 def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
@@ -372,7 +370,11 @@ def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
 
 
 def _clips_of(
-    measure: Measure, clips: Sequence[Mapping[str, np.ndarray]], sums: Mapping[str, np.ndarray], n: int, place: Place
+    measure: Measure,
+    clips: Sequence[Mapping[str, np.ndarray]],
+    sums: Mapping[str, np.ndarray],
+    n: int,
+    place: Place,
 ) -> xr.Dataset:
     """What one place gave, clip by clip, checked against the axes that the measure states."""
     dims = _dims(measure)
@@ -394,9 +396,7 @@ Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | 
 """Value, low and high end, and notes where the quantity's entries are numbers."""
 
 
-def _estimates(
-    measure: Measure, clips: xr.Dataset, weights: np.ndarray | None
-) -> dict[str, Estimate]:
+def _estimates(measure: Measure, clips: xr.Dataset, weights: np.ndarray | None) -> dict[str, Estimate]:
     values = measure.summarise(clips, None)
     draws = None if weights is None else measure.summarise(clips, weights)
     found: dict[str, Estimate] = {}
@@ -451,7 +451,9 @@ def _explained(
 class _Table:
     """Gathers values place by place and lays them out along the axes of the dataset."""
 
-    def __init__(self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]):
+    def __init__(
+        self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]
+    ):
         self._models, self._scopes, self._clips = models, list(scopes), clips
         keys = [key for one in found for by_key in one.clips.values() for key in by_key if key[0] >= 0]
         self._layers = sorted({key[0] for key in keys})
@@ -495,13 +497,17 @@ class _Table:
         names = [f"{name} ({i})" if repeated else name for i, name in enumerate(self._clips)]
         return np.array(names, dtype=object)
 
-    def variables(self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def variables(
+        self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for measure in measures:
             mine = [(place, clips, found) for m, place, clips, found in self._put if m is measure]
             placed = measure.level == "matrix"
             if placed:
-                there = np.zeros((len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool)
+                there = np.zeros(
+                    (len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool
+                )
                 for place, _, _ in mine:
                     there[self._at(place, self._layers)] = True
                 out[f"{measure.name}.measured"] = (("model", "layer", "direction", "scope"), there)
@@ -543,11 +549,20 @@ class _Table:
             "notes": json.dumps(said, ensure_ascii=False),
             "lacking": json.dumps(lacking, ensure_ascii=False),
         }
-        out = {name: (axes, self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]), attributes)}
+        out = {
+            name: (
+                axes,
+                self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]),
+                attributes,
+            )
+        }
         for k, end in ((1, "low"), (2, "high")):
             parts = [(place, e[k]) for place, e in there if e[k] is not None]
             if parts:
-                about = {"units": quantity.unit, "long_name": f"{quantity.label}, {end} end of the 95 % interval"}
+                about = {
+                    "units": quantity.unit,
+                    "long_name": f"{quantity.label}, {end} end of the 95 % interval",
+                }
                 values = self._laid(axes, placed, quantity.layer_dim, parts)
                 out[f"{name}_{end}"] = (axes, values, {**about, "measure": measure.name, "role": end})
         return out
@@ -615,29 +630,42 @@ def _layout_notes(one: _Collected) -> Iterator[str]:
     if directions == {"forward"} and one.about["residual"]:
         yield "The model scans forward only: there is no backward direction."
     if one.about["residual"] == "elemental":
-        yield 'The residual "elemental" is this toolkit\'s reading of the paper\'s text, not a released form.'
+        yield "The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
 
 
 def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
-    model, video = one.entry.model, len(one.shape) == 4
-    parameter = next(model.parameters())
+    layout = one.layout or TokenLayout.sequence(0)
+    return origin_of(one.entry, layout, one.shape, one.about["dtype"], one.about["backend"], sizes)
+
+
+def origin_of(
+    entry: Entry,
+    layout: TokenLayout,
+    shape: Sequence[int],
+    dtype: str,
+    backend: str,
+    sizes: Mapping[str, int] | None = None,
+) -> ModelOrigin:
+    """What a result keeps of a model that was shown samples of a shape, (3, T, H, W) or (L,)."""
+    video, parameter = len(shape) == 4, next(entry.model.parameters())
+    kind = type(entry.model)
     known = {
         "path": "",
         "file_sha256": "",
-        "weights_sha256": "",
-        "recognised": f"{type(model).__module__}.{type(model).__qualname__}",
+        "recognised": f"{kind.__module__}.{kind.__qualname__}",
         "config": {},
-        **one.entry.origin,
+        **entry.origin,
     }
+    known.setdefault("weights_sha256", weights_sha256(entry.model.state_dict()))
     return ModelOrigin(
-        **{**known, "weights_sha256": known["weights_sha256"] or weights_sha256(model.state_dict())},
-        layout=one.layout or TokenLayout.sequence(0),
-        frames=one.shape[1] if video else None,
-        size=one.shape[-1] if video else None,
-        dtype=one.about["dtype"] or str(parameter.dtype).removeprefix("torch."),
+        **known,
+        layout=layout,
+        frames=shape[1] if video else None,
+        size=shape[-1] if video else None,
+        dtype=dtype or str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        backend=one.about["backend"] or "none",
-        sizes=dict(sizes),
+        backend=backend or "none",
+        sizes=dict(sizes or {}),
     )
 
 
@@ -664,7 +692,7 @@ def _depends(
 ) -> dict[str, Any]:
     """All that changes what a clip gives, as `Unfinished.begin` takes it."""
     return {
-        "toolkit": _version(),
+        "toolkit": toolkit_version(),
         "torch": torch.__version__,
         "layers": None if layers is None else list(layers),
         "scopes": list(scopes),
@@ -712,10 +740,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _version() -> str:
-    try:
-        return version("vmp-toolkit")
-    except PackageNotFoundError:  # Run from a folder that was never installed.
-        return vmp.__version__

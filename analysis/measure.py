@@ -195,7 +195,9 @@ class View:
     def place(self, model: str) -> Place:
         """Where its numbers stand in a result."""
         capture = self.capture
-        return Place(model, self.layer, self.direction, self.scope, self.layout, capture.is_scan, capture.reach)
+        return Place(
+            model, self.layer, self.direction, self.scope, self.layout, capture.is_scan, capture.reach
+        )
 
     @cached_property
     def matrix(self) -> AttentionMatrix:

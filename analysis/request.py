@@ -1,27 +1,25 @@
-"""What every probe is asked: a checkpoint, what to show it, which layers and scopes; and the way to those.
+"""From a command line to models and clips: which checkpoint, what to show it, which layers and scopes.
 
 Each function raises `RequestError` with one line for the user where what was asked cannot be.
 """
 
 import hashlib
-import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
+from torch import nn
 
+from analysis.capture import family_of
+from analysis.engine import Entry
 from analysis.inputs import DEFAULT_SOURCE, VIDEO_SOURCE, Sample, clips, random_tokens
+from analysis.matrix.scopes import SCOPES, Scope
 from analysis.pretrained import LoadedFolder, is_folder, load_hf
-from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
-from analysis.weights import SCOPES, Scope
 from vmp.checkpoint import Loaded, read_checkpoint
 from vmp.config import ModelConfig
-from vmp.layout import TokenLayout
 
 DEFAULT_CLIPS = 8
 DEFAULT_LENGTH = 512
@@ -62,10 +60,6 @@ class Request:
     bootstrap: int = 1000
     length: int | None = None
     overrides: tuple[tuple[str, Any], ...] = ()
-
-
-Step = Callable[[str, int], None]
-"""Called as work goes on, with what is being done and how many steps there are in all."""
 
 
 def name_of(checkpoint: Path) -> str:
@@ -115,20 +109,6 @@ def _no_clips(request: Request) -> RequestError:
     }
     drop = " and ".join(flag for flag, used in flags.items() if used)
     return RequestError(f"{request.checkpoint}: is a language model, which takes no clips; drop {drop}")
-
-
-def clips_depend_on(request: Request, loaded: Loaded | LoadedFolder) -> dict[str, Any]:
-    """All that changes what a probe finds in a clip, as `analysis.unfinished.Unfinished.begin` takes it."""
-    asked = {name: value for name, value in vars(request).items() if name not in ("checkpoint", "bootstrap")}
-    files = [path.stat() for path in request.video if path.exists()]
-    return {
-        "toolkit": version("vmp-toolkit"),
-        "torch": torch.__version__,
-        "weights": loaded.weights_sha256,
-        "config": loaded.config.to_dict(),
-        "files": [(file.st_size, file.st_mtime_ns) for file in files],
-        **asked,
-    }
 
 
 def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
@@ -210,70 +190,91 @@ def samples_of(request: Request, config: ModelConfig) -> tuple[str, int, Iterato
     return source, count, samples
 
 
-def provenance(
-    request: Request,
-    command: str,
-    loaded: Loaded | LoadedFolder,
-    source: str,
-    *,
-    names: Sequence[str],
-    labels: Sequence[str | None],
-    length: int,
-    dtype: str,
-    backend: str,
-) -> Provenance:
-    """Where a result comes from.
+RANDOM_TOKENS = "The model was shown token ids drawn uniformly at random, which are no text."
 
-    Args:
-        source: name of the clip source; names, labels: of the clips shown, of ``length`` tokens each.
-        dtype, backend: of the scans.
+
+@final
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A request whose checkpoint is read.
+
+    The model is on the request's device, in evaluation mode, and in float32 at least, as half precision is a way to
+    store weights.
+
+    Attributes:
+        scopes, layers: those asked for, parsed.
     """
-    config = loaded.config
-    language = config.kind == "language"
-    return Provenance(
-        toolkit=version("vmp-toolkit"),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=checkpoint_info(request.checkpoint, loaded),
-        input=InputInfo(
-            source=source,
-            names=tuple(names),
-            labels=tuple(labels),
-            seed=request.seed,
-            count=len(names),
-            frames=None if language else config.num_frames,
-            size=None if language else config.image_size,
-            length=length,
-        ),
-        backend=backend,
-        dtype=dtype,
-        device=request.device,
-    )
+
+    request: Request
+    loaded: Loaded | LoadedFolder
+    scopes: tuple[Scope, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.loaded.config
+
+    @property
+    def source(self) -> str:
+        """The name of what the model is shown."""
+        return samples_of(self.request, self.config)[0]
+
+    def samples(self) -> Iterator[Sample]:
+        """The samples, the same at every call."""
+        return samples_of(self.request, self.config)[2]
+
+    def entry(self, name: str) -> Entry:
+        """The model as the engine takes it, with all that changes what a probe finds in a clip."""
+        request = self.request
+        _, count, _ = samples_of(request, self.config)
+        files = [path.stat() for path in request.video if path.exists()]
+        asked = {
+            k: v for k, v in vars(request).items() if k not in ("checkpoint", "bootstrap", "layers", "scopes")
+        }
+        shown = {
+            **asked,
+            "config": self.config.to_dict(),
+            "files": [(file.st_size, file.st_mtime_ns) for file in files],
+        }
+        notes = (RANDOM_TOKENS,) if self.config.kind == "language" else ()
+        return Entry(name, self.model, self.samples, count, shown, self.origin(), notes=notes)
+
+    def origin(self) -> dict[str, Any]:
+        """What a result keeps of the weights: fields of `analysis.result.ModelOrigin`."""
+        path = self.request.checkpoint
+        if isinstance(self.loaded, LoadedFolder):
+            file_hash = self.loaded.files_sha256
+        else:
+            with path.open("rb") as file:
+                file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "path": str(path),
+            "file_sha256": file_hash,
+            "weights_sha256": self.loaded.weights_sha256,
+            "recognised": self.loaded.recognised,
+            "config": self.config.to_dict(),
+        }
 
 
-def checkpoint_info(path: Path, loaded: Loaded | LoadedFolder) -> CheckpointInfo:
-    """The weights that a file or folder gave, as a result keeps them."""
-    if isinstance(loaded, LoadedFolder):
-        file_hash = loaded.files_sha256
-    else:
-        with path.open("rb") as file:
-            file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    return CheckpointInfo(
-        path=str(path),
-        file_sha256=file_hash,
-        weights_sha256=loaded.weights_sha256,
-        recognised=loaded.recognised,
-        config=loaded.config.to_dict(),
-    )
+def open_request(request: Request) -> Opened:
+    """Read a request's checkpoint.
 
-
-def layout_record(layout: TokenLayout) -> Layout:
-    """A token layout as a result keeps it."""
-    return Layout(
-        length=layout.length,
-        class_positions=tuple(layout.class_positions),
-        frames=layout.frames,
-        patches=layout.patches,
-    )
+    Raises:
+        RequestError: where the request or the checkpoint will not do, with a message for the user.
+    """
+    scopes = parse_scopes(request.scopes)
+    device = parse_device(request.device)
+    loaded = read(request)
+    try:
+        family_of(loaded.model)
+        layers = parse_layers(request.layers, loaded.config.depth)
+    except (TypeError, RequestError) as error:
+        raise RequestError(f"{request.checkpoint}: {error}") from error
+    samples_of(request, loaded.config)  # What cannot be shown is told before anything is run.
+    dtype = torch.promote_types(next(loaded.model.parameters()).dtype, torch.float32)
+    loaded.model.to(device, dtype).eval()
+    return Opened(request, loaded, scopes, tuple(layers))

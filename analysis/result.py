@@ -8,18 +8,23 @@ A quantity of the dataset has the axes model, layer, direction and scope, and it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+import vmp
 from analysis.files import ResultError, replacing
 from analysis.measure import Measure, Quantity, find_measure
 from vmp.layout import TokenLayout
@@ -177,7 +182,9 @@ class Result:
 
     def layers_of(self, model: str) -> tuple[int, ...]:
         """The layers of one model that were probed."""
-        measured = np.any([self._measured(m).loc[model].any(("direction", "scope")) for m in self._placed], axis=0)
+        measured = np.any(
+            [self._measured(m).loc[model].any(("direction", "scope")) for m in self._placed], axis=0
+        )
         return tuple(layer for layer, there in zip(self.layers, measured, strict=True) if there)
 
     def layout(self, model: str | None = None) -> TokenLayout:
@@ -238,15 +245,16 @@ class Result:
                 continue
             found = self.data[name].loc[at]
             parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
-        if parts[0] is None or not np.isfinite(parts[0]).any() and not self.has(quantity, **at):
+        if parts[0] is None or (not np.isfinite(parts[0]).any() and not self.has(quantity, **at)):
             return None
         value, low, high = parts
         unit = self.data[quantity].attrs["units"]
         unit = self.weight_unit(scope, at["model"]) if unit == "W" else unit
-        nothing = low is None or bool(np.isnan(low).all())
-        return Curve(value, None if nothing else low, None if nothing else high, unit)
+        return Curve(value, low, high, unit)
 
-    def has(self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any) -> bool:
+    def has(
+        self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any
+    ) -> bool:
         """Whether a quantity was measured there, be it a gap."""
         measure = self.data[quantity].attrs["measure"]
         if measure not in self._placed:
@@ -314,7 +322,13 @@ class Result:
         Raises:
             KeyError: for an unknown quantity.
         """
-        names = self.quantities if quantities is None else [quantities] if isinstance(quantities, str) else quantities
+        names = (
+            self.quantities
+            if quantities is None
+            else [quantities]
+            if isinstance(quantities, str)
+            else quantities
+        )
         unknown = [name for name in names if name not in self.quantities]
         if unknown:
             raise KeyError(f"no quantity {unknown[0]!r}; there are {', '.join(self.quantities)}")
@@ -325,7 +339,19 @@ class Result:
             if measure in (None, self.data[name].attrs["measure"])
             for row in self._rows(name)
         ]
-        columns = ["model", "measure", "layer", "direction", "scope", "quantity", "at", "unit", "value", "low", "high"]
+        columns = [
+            "model",
+            "measure",
+            "layer",
+            "direction",
+            "scope",
+            "quantity",
+            "at",
+            "unit",
+            "value",
+            "low",
+            "high",
+        ]
         table = pd.DataFrame(rows, columns=[*columns, "n_clips", "note"])
         table["layer"] = table["layer"].astype("Int64")
         for column, wanted in {"scope": scope, **where}.items():
@@ -337,7 +363,10 @@ class Result:
         variable = self.data[quantity]
         measure, unit = variable.attrs["measure"], variable.attrs["units"]
         dims = [str(d) for d in variable.dims]
-        ends = [self.data[n].values if (n := f"{quantity}_{end}") in self.data else None for end in ("low", "high")]
+        ends = [
+            self.data[n].values if (n := f"{quantity}_{end}") in self.data else None
+            for end in ("low", "high")
+        ]
         notes = self._notes(quantity)
         placed = "direction" in dims
         outer, own = (dims[:4], dims[4:]) if placed else (dims[:1], dims[1:])
@@ -379,7 +408,9 @@ class Result:
             return made[what](self, ax=ax, **where)
         if what in self.quantities and self.data[what].attrs["number"] and "layer" in self.data[what].dims:
             return plot_by_layer(self, what, ax=ax, **where)
-        numbers = [n for n in self.quantities if self.data[n].attrs["number"] and "layer" in self.data[n].dims]
+        numbers = [
+            n for n in self.quantities if self.data[n].attrs["number"] and "layer" in self.data[n].dims
+        ]
         raise KeyError(f"no plot {what!r}; there are {', '.join([*made, *numbers])}")
 
     def __repr__(self) -> str:
@@ -400,7 +431,10 @@ class Result:
         tables = {name: self.summary(curves=curves) for name, curves in TIDY.items()}
         parts = [f'"format": {FORMAT}', f'"provenance": {_dump(self.provenance)}']
         for name, table in tables.items():
-            lines = (json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) for row in table.to_dict("records"))
+            lines = (
+                json.dumps(_plain(row), allow_nan=False, ensure_ascii=False)
+                for row in table.to_dict("records")
+            )
             parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -463,6 +497,46 @@ class Result:
         except (OSError, ValueError) as error:
             raise ResultError(f"{folder / DATA}: cannot be read: {error}") from error
         return cls(data, provenance, measures)
+
+
+def provenance(
+    command: str,
+    seed: int,
+    resamples: int,
+    measures: Mapping[str, Mapping[str, Any]],
+    clips: Clips,
+    models: Mapping[str, ModelOrigin],
+) -> Provenance:
+    """Where a result comes from that is made now, by this installation."""
+    return Provenance(
+        toolkit=toolkit_version(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        resamples=resamples,
+        measures=json.loads(json.dumps(measures, default=str)),
+        clips=clips,
+        models=dict(models),
+        notes=(),
+    )
+
+
+def toolkit_version() -> str:
+    """The version that is installed, or of this folder where none is."""
+    try:
+        return version("vmp-toolkit")
+    except PackageNotFoundError:
+        return vmp.__version__
+
+
+def with_notes(result: Result, notes: Iterable[str]) -> Result:
+    """The result with further notes."""
+    origin = result.provenance
+    fields = {name: getattr(origin, name) for name in origin.__dataclass_fields__}
+    fields["notes"] = tuple(dict.fromkeys((*origin.notes, *notes)))
+    return Result(result.data, Provenance(**fields), tuple(result.measures.values()))
 
 
 def _installed(provenance: Provenance) -> list[Measure]:

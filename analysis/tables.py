@@ -81,7 +81,9 @@ def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
             for layer in result.layers_of(model):
                 for direction in result.directions(measure.name, model):
                     row = (
-                        cell(result.number(c.quantity, layer, direction, scope, model), c, result.layout(model))
+                        cell(
+                            result.number(c.quantity, layer, direction, scope, model), c, result.layout(model)
+                        )
                         for c in columns
                     )
                     table.add_row(str(layer), direction, *row)
@@ -185,7 +187,8 @@ def html(result: Result) -> str:
         head = "".join(f"<th>{_lines(str(column.header))}</th>" for column in table.columns)
         columns = [list(column.cells) for column in table.columns]
         rows = "".join(
-            f"<tr>{''.join(f'<td>{_lines(str(c))}</td>' for c in row)}</tr>" for row in zip(*columns, strict=True)
+            f"<tr>{''.join(f'<td>{_lines(str(c))}</td>' for c in row)}</tr>"
+            for row in zip(*columns, strict=True)
         )
         caption = f"<p><small>{_lines(str(table.caption))}</small></p>" if table.caption else ""
         parts.append(

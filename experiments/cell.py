@@ -27,7 +27,7 @@ from experiments.data.clip import ClipDataset
 from experiments.data.held import held_clips
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
-from experiments.probing import attention_rows, probe_tables
+from experiments.probing import attention_rows, probe_rows
 from experiments.runs import METRICS, write_atomically, write_text
 from experiments.statistics.tables import sees_frames
 from experiments.tables import write_rows
@@ -211,7 +211,7 @@ class _Cell:
             torch.manual_seed(config.seed)
             start = make_model(config.training(), learned)[0].to(device).eval()
             shown = [held_out.clip(index) for index in config.probed()]
-            before, after = probe_tables(start, shown, False), probe_tables(model, shown, True)
+            before, after = probe_rows(start, shown, False), probe_rows(model, shown, True)
         judged = evaluation.table()
         with self._timed("rows"):
             arrays = attention_rows(model, shown)

@@ -23,8 +23,8 @@ from analysis.contradiction.metrics import cosine, log_change
 from analysis.contradiction.probe import layer_inputs
 from analysis.contradiction.result import ContradictionResult
 from analysis.inputs import Sample, denormalise
+from analysis.matrix.scopes import Scope
 from analysis.precision import full_precision
-from analysis.weights import Scope
 
 MOST_BETWEEN = 256
 """Tokens between that are replaced; where there are more, evenly spaced ones."""

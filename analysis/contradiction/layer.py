@@ -30,8 +30,8 @@ from analysis.contradiction.triples import (
     octaves,
     related_triples,
 )
-from analysis.reduce import AbsoluteMean, reduce
-from analysis.weights import Scope, scoped
+from analysis.matrix.reduce import AbsoluteMean, reduce
+from analysis.matrix.scopes import Scope, scoped
 
 Captured = Capture | AttentionCapture
 Key = tuple[int, str, str]

@@ -18,9 +18,9 @@ from analysis.capture import family_of, record
 from analysis.contradiction.layer import Captured, Key, measure_layer, reach
 from analysis.contradiction.result import ClipValues
 from analysis.inputs import Sample
+from analysis.matrix.scopes import Scope
 from analysis.precision import full_precision
 from analysis.unfinished import Unfinished
-from analysis.weights import Scope
 from vmp.layout import TokenLayout
 
 

@@ -2,8 +2,8 @@
 
 from pydantic.dataclasses import dataclass
 
+from analysis.matrix.scopes import Scope
 from analysis.results import RECORD, Array, CheckpointInfo, Curve, Layout, Measurement, Provenance
-from analysis.weights import Scope
 
 
 @dataclass(frozen=True, config=RECORD)

@@ -146,7 +146,9 @@ class Decay(Measure):
             "frame_profile": None if profile.frame_mean is None else profile.frame_mean[0],
             "frame_pairs": profile.frame_counts,
             "distance": [float(getattr(distance, unit)[0]) for unit in ("token", "frame", "patch")],
-            "uniform": [float(getattr(distance, f"uniform_{unit}")[0]) for unit in ("token", "frame", "patch")],
+            "uniform": [
+                float(getattr(distance, f"uniform_{unit}")[0]) for unit in ("token", "frame", "patch")
+            ],
             "effective_context": context.tokens[0],
             "empty_rows": context.empty_rows[0],
             "predicted": _predicted(view),
@@ -172,13 +174,19 @@ class Decay(Measure):
         }
         curves = {"lag_profile": "lag_profile"}
         if layout.frames > 1:
-            curves |= {"frame_lag_profile": "frame_profile", "frame_matrix": "frame_matrix", "class_row": "class_row"}
+            curves |= {
+                "frame_lag_profile": "frame_profile",
+                "frame_matrix": "frame_matrix",
+                "class_row": "class_row",
+            }
         found |= {name: mean_over_clips(clips[k].values, weights) for name, k in curves.items() if k in clips}
         if "weight_matrix" in clips:
             found["weight_matrix"] = clips["weight_matrix"].values[None]
         return found
 
-    def _numbers(self, clips: xarray.Dataset, layout: TokenLayout, rows: Float[np.ndarray, "R n"]) -> dict[str, Any]:
+    def _numbers(
+        self, clips: xarray.Dataset, layout: TokenLayout, rows: Float[np.ndarray, "R n"]
+    ) -> dict[str, Any]:
         distance, uniform = rows @ clips["distance"].values, rows @ clips["uniform"].values
         found = {
             "effective_context_tokens": rows @ clips["effective_context"].values,
@@ -191,7 +199,9 @@ class Decay(Measure):
             found[f"decay_index_{unit}"] = decay_index(distance[:, axis], uniform[:, axis])
         found |= _of_profile(rows @ clips["lag_profile"].values, clips["lag_pairs"].values[0], "tokens")
         if "frame_profile" in clips:
-            found |= _of_profile(rows @ clips["frame_profile"].values, clips["frame_pairs"].values[0], "frames")
+            found |= _of_profile(
+                rows @ clips["frame_profile"].values, clips["frame_pairs"].values[0], "frames"
+            )
         if "class_self" in clips:
             found["class_self"] = rows @ clips["class_self"].values
         return found

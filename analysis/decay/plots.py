@@ -211,7 +211,9 @@ def plot_class_row(
         bars = None
         if curve.low is not None and curve.high is not None:
             bars = np.stack([curve.value - curve.low, curve.high - curve.value]).clip(0)
-        ax.errorbar(frames, curve.value, yerr=bars, capsize=2, elinewidth=1, label=label, **look_of(direction))
+        ax.errorbar(
+            frames, curve.value, yerr=bars, capsize=2, elinewidth=1, label=label, **look_of(direction)
+        )
     if ax.lines:
         ax.legend(loc="best")
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
@@ -310,7 +312,9 @@ def figures(result: Result, model: str) -> dict[str, Callable[[], Figure]]:
             )
 
         for layer in drawn:
-            makers[f"attention_{scope}_layer{layer:02d}"] = partial(weights_figure, result, layer, scope, model)
+            makers[f"attention_{scope}_layer{layer:02d}"] = partial(
+                weights_figure, result, layer, scope, model
+            )
         makers[f"lag_profile_{scope}"] = partial(grid, plot_lag_profile)
         if scan:
             makers[f"half_life_{scope}"] = partial(half_life_figure, result, scope, model)

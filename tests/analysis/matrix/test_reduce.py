@@ -8,7 +8,7 @@ import torch
 
 from analysis import reduce as r
 from analysis.implicit import ImplicitAttention
-from tests.analysis.test_implicit import terms
+from tests.analysis.reference import terms
 from vmp.layout import TokenLayout
 
 FRAMES, GRID = 3, (2, 4)

@@ -1,6 +1,4 @@
-"""How far a scan is from each claim about relations among three tokens or more (as in `analysis._theory.scans`)."""
-
-from __future__ import annotations
+"""The deviation of a scan from each claim about relations among three tokens or more, as in `analysis.theory.scans`."""
 
 from dataclasses import replace
 
@@ -8,29 +6,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis._theory.case import Case, apart, cuts, entrywise
+from analysis.theory.case import Case, apart, cuts, entrywise
 
 HEAD_WIDTH = 8
-"""Width of the random attention head that stands beside a scan."""
+"""The width of the random attention heads that scans are compared with."""
 
 
 def transitivity(case: Case, dropped: str | None) -> float:
     case = replace(case, mask_diagonal=dropped == "diagonal kept")
     if dropped != "one state":
         case = replace(case, A=case.A[:, :1], B=case.B[:, :1], C=case.C[:, :1], h0=None)
-    alpha = in_steps(case)
+    alpha = case.in_steps()
     if dropped == "one channel":
         alpha = alpha.mean(1, keepdim=True)
     return _intransitive(alpha, between=dropped != "between")
 
 
 def transitivity_by_state(case: Case) -> float:
-    """Each state's term alone is a scan of one state, so the claim holds of it whatever N is."""
-    return _intransitive(in_steps(case.by_state()))
+    """Measure transitivity state by state: each state's term alone is a scan of one state, whatever N is."""
+    return _intransitive(case.by_state().in_steps())
 
 
 def _intransitive(alpha: Float[Tensor, "B D L L"], between: bool = True) -> float:
-    """The largest transitivity residual of math.md section 4, over i > j > k; without ``between``, over i, k > j."""
+    """Return the largest transitivity residual of math.md section 4 over i > j > k, or over i, k > j."""
     found = 0.0
     for j in range(1, alpha.shape[-1] - 1):
         i, k = slice(j + 1, None), slice(0, j) if between else slice(j + 1, None)
@@ -41,9 +39,9 @@ def _intransitive(alpha: Float[Tensor, "B D L L"], between: bool = True) -> floa
 
 
 def semiseparable(case: Case, dropped: str | None) -> float:
-    alpha = in_steps(case)
+    alpha = case.in_steps()
     if dropped == "a scan":
-        alpha = _attention(case)
+        alpha = _logits(case.u.transpose(1, 2)).softmax(-1)
     elif dropped == "one channel":
         alpha = alpha.mean(1, keepdim=True)
     blocks = [alpha[..., m:, :m] for m in cuts(case.length)]
@@ -53,7 +51,7 @@ def semiseparable(case: Case, dropped: str | None) -> float:
 
 
 def _beyond_rank(block: Float[Tensor, "B D r c"], rank: int) -> float:
-    """The first singular value past ``rank`` over the largest: 0 where the block has no more than ``rank``."""
+    """Return the first singular value past `rank` over the largest, or 0 where the block has no more than `rank`."""
     values = torch.linalg.svdvals(block)
     if values.shape[-1] <= rank:
         return 0.0
@@ -69,14 +67,12 @@ def mediator(case: Case, dropped: str | None) -> float:
 
 
 def mediated_steps(case: Case, dropped: str | None = None) -> float:
-    """Entries of each state's term with the step at j replaced, against the old ones times the claimed ratio."""
-    per_state = case if dropped == "one state" else case.by_state()
-    if dropped == "one state":
-        # The rate that would rule if the states' sum were one state.
-        rate = case.A.mean(-1)[:, None, None]
-    else:
-        rate = per_state.A[:, :, None]
-    old, L, found = in_steps(per_state), case.length, 0.0
+    """Compare each state's term after the step at j is replaced with the old term times the claimed ratio."""
+    summed = dropped == "one state"
+    per_state = case if summed else case.by_state()
+    # The sum over states is held to the rate that would rule if it were one state.
+    rate = per_state.A.mean(-1)[:, None, None]
+    old, L, found = per_state.in_steps(), case.length, 0.0
     for j in cuts(L):
         if not 0 < j < L - 1:
             continue
@@ -86,34 +82,27 @@ def mediated_steps(case: Case, dropped: str | None = None) -> float:
         delta[..., at] = per_state.delta[..., other]
         if dropped == "only the mediator":
             delta[..., (at + 1) % L] = per_state.delta[..., other]
-        new = in_steps(replace(per_state, delta=delta))
-        step, replaced = (x[..., at][..., None, None] for x in (per_state.delta, delta))
-        rows, columns = slice(j + 1, L), slice(0, j)
-        if dropped == "between":
-            columns = slice(j + 1, L)
-        # Cross-multiplied, so that no exponent is above zero.
-        found = max(
-            found,
-            entrywise(
-                new[..., rows, columns] * torch.exp(rate * step),
-                old[..., rows, columns] * torch.exp(rate * replaced),
-            ),
-        )
+        new = replace(per_state, delta=delta).in_steps()
+        step, replaced = (x[..., at, None, None] for x in (per_state.delta, delta))
+        after = slice(j + 1, L)
+        block = (..., after, after if dropped == "between" else slice(0, j))
+        # The products are compared crosswise, so that no exponent is above zero.
+        gap = entrywise(new[block] * torch.exp(rate * step), old[block] * torch.exp(rate * replaced))
+        found = max(found, gap)
     return found
 
 
-def in_steps(case: Case) -> Float[Tensor, "B D L L"]:
-    """The definition's responses with rows and columns in the order of the steps: lower triangular."""
-    alpha = case.responses()
-    return alpha.flip((-2, -1)) if case.reverse else alpha
-
-
 def _logits_moved(case: Case, mixed: bool) -> float:
-    """Self-attention on the tokens u: how far replacing token j moves the relation of two others.
+    """Measure how far replacing token j moves the relation of two others in self-attention on the tokens u.
 
-    The larger of the change of a logit, and the spread along a row of the change of log-probabilities, which may only
-    shift as a whole. ``mixed`` lets each token be a mean with the one before it first, so that a relation is no longer
-    one of two tokens.
+    Args:
+        case: The scan whose input the tokens are.
+        mixed: Whether each token is first averaged with the one before it, so that a relation is no longer a function
+            of its two tokens.
+
+    Returns:
+        The larger of two numbers: the change of a logit, and the spread along a row of the change of log-probabilities,
+        which may only shift as a whole.
     """
     tokens = case.u.transpose(1, 2)
     j = case.length // 2
@@ -127,16 +116,12 @@ def _logits_moved(case: Case, mixed: bool) -> float:
 
 
 def _logits(tokens: Float[Tensor, "B L M"], mixed: bool = False) -> Float[Tensor, "B 1 L L"]:
-    """q k^T / sqrt(width) of one random head."""
+    """Compute the logits of one random head, q k^T / sqrt(width)."""
     if mixed:
         tokens = torch.cat([tokens[:, :1], (tokens[:, 1:] + tokens[:, :-1]) / 2], 1)
-    width = tokens.shape[-1]
     g = torch.Generator().manual_seed(0)
     query, key = (
-        tokens @ torch.randn(width, HEAD_WIDTH, generator=g, dtype=torch.float64).to(tokens) for _ in range(2)
+        tokens @ torch.randn(tokens.shape[-1], HEAD_WIDTH, generator=g, dtype=torch.float64).to(tokens)
+        for _ in range(2)
     )
     return (query @ key.transpose(-1, -2) / HEAD_WIDTH**0.5)[:, None]
-
-
-def _attention(case: Case) -> Float[Tensor, "B 1 L L"]:
-    return _logits(case.u.transpose(1, 2)).softmax(-1)

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from analysis import strips_triton
 from analysis.capture import record
 from analysis.implicit import ImplicitAttention
-from analysis.strips_triton import COLUMNS, NEAR, ROWS, STATES
+from analysis.matrix import strips_triton
+from analysis.matrix.strips_triton import COLUMNS, NEAR, ROWS, STATES
 from analysis.weights import SCOPES, scoped
 from tests.analysis.models import clip, video_model
-from tests.analysis.test_implicit import OPTIONS, terms
+from tests.analysis.reference import OPTIONS, terms
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -23,7 +23,7 @@ def whole(matrix, entries=strips_triton.STRIP):
     L = matrix.length
     weight = torch.full((matrix.batch, L, L), torch.nan, dtype=matrix.dtype, device=DEVICE)
     mean = weight.clone()
-    for rows, w, m in strips_triton.strips(matrix, matrix.folded(), True, entries):
+    for rows, w, m in strips_triton.strips(matrix, matrix.factors(), True, entries):
         assert torch.isnan(weight[:, rows]).all(), "a row came twice"
         weight[:, rows], mean[:, rows] = w, m
     return weight, mean
@@ -57,7 +57,7 @@ def test_lengths_and_states(length, states):
 def test_strips_of_any_height_are_the_same_matrix_to_the_bit():
     matrix = ImplicitAttention(**problem(2, batch=1, D=2, L=3 * ROWS + 7), residual="elemental")
     agree(matrix, entries=1)
-    heights = [w.shape[1] for _, w, _ in strips_triton.strips(matrix, matrix.folded(), False, entries=1)]
+    heights = [w.shape[1] for _, w, _ in strips_triton.strips(matrix, matrix.factors(), False, entries=1)]
     assert heights == [ROWS, ROWS, ROWS, 7]
     assert all(torch.equal(a, b) for a, b in zip(whole(matrix), whole(matrix, 1), strict=True))
 
@@ -103,7 +103,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from analysis import strips_triton as s
+from analysis.matrix import strips_triton as s
 
 options = dict(AHEAD=-1, MASK=True, SQUARES=False, SIGNED=True, ELEMENTAL=True, INITIAL=False, write_l=1, read_l=1,
                TAPS=4, ROWS=s.ROWS, COLUMNS=s.COLUMNS, NEAR=s.NEAR, STATES=s.STATES, NEAR_STATES=s.STATES)

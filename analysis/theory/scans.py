@@ -1,10 +1,8 @@
-"""How far a scan is from each claim about one matrix: deviation(case, dropped), the latter one assumption or None.
+"""The deviation of a scan from each claim about one matrix.
 
-Each function brings the case under its claim's assumptions, all but the one named. What it finds is relative to the
-size of what is compared.
+Each function takes a case and the name of an assumption, or None. It brings the case under the assumptions of its
+claim, all but the one named, and returns the departure from the prediction relative to the size of what is compared.
 """
-
-from __future__ import annotations
 
 from dataclasses import replace
 
@@ -12,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis._theory.case import Case, apart, entrywise, held
-from analysis.reduce import LagProfile, reduce
+from analysis.matrix.reduce import LagProfile, reduce
+from analysis.theory.case import Case, apart, entrywise
 from vmp.layout import TokenLayout
 from vmp.scan import selective_scan
 
@@ -33,7 +31,7 @@ def equivalence(case: Case, dropped: str | None) -> float:
 
 
 def causality(case: Case, dropped: str | None) -> float:
-    # By the definition's responses, as the formula's matrix is zero there by construction.
+    # The matrix is read off the definition, as the formula's is zero there by construction.
     alpha = case.responses()
     if dropped == "one direction":
         alpha = alpha + replace(case, reverse=not case.reverse).responses()
@@ -55,9 +53,9 @@ def carry(case: Case, dropped: str | None) -> float:
 
 
 def _in_two(case: Case, split: int, dropped: str | None) -> Float[Tensor, "B D L"]:
-    """The scan of the tokens before ``split`` and of those from it on, the state carried from one to the other."""
+    """Scan the tokens before `split` and those from it on, and carry the state from one part to the other."""
     first, second = slice(0, split), slice(split, case.length)
-    state, options, parts = case.h0, case.options(), []
+    state, options, parts = case.h0, case.options, []
     for part in (second, first) if case.reverse else (first, second):
         y, last = selective_scan(
             case.u[..., part], case.delta[..., part], case.A, case.B[..., part], case.C[..., part], case.D,
@@ -67,9 +65,11 @@ def _in_two(case: Case, split: int, dropped: str | None) -> Float[Tensor, "B D L
         if dropped == "one start":
             continue
         state = None if dropped == "state carried" else last
+        # The first step of the second part is not the first of the sequence.
+        options["masked_first_step"] = "carry"
         if options["residual"] == "initial":
             options["residual"] = "none"
-    return case.started(torch.cat(parts[::-1] if case.reverse else parts, -1), case.u)
+    return torch.cat(parts[::-1] if case.reverse else parts, -1)
 
 
 def decay_bound(case: Case, dropped: str | None) -> float:
@@ -87,22 +87,22 @@ def decay_bound(case: Case, dropped: str | None) -> float:
     exponent = -slowest * (S[..., :, None] - S[..., None, :]).tril()
     size = C.abs().sum(1)[:, None, :, None] * (B.abs().amax(1)[:, None] * delta)[..., None, :]
     bound = (size * torch.exp(exponent)).tril()
-    alpha = case.responses().abs()
-    alpha = alpha.flip((-2, -1)) if case.reverse else alpha
+    alpha = case.in_steps().abs()
     return entrywise(torch.maximum(alpha, bound), bound)
 
 
 def exponential(case: Case, dropped: str | None) -> float:
+    def constant(name: str, x: Tensor) -> Tensor:
+        return x if dropped == f"constant {name}" else x[..., :1].expand_as(x)
+
     states = slice(0, 2 if dropped == "one state" else 1)
     case = replace(
         case,
         u=case.u[:, :1],
-        delta=case.delta[:, :1]
-        if dropped == "constant step"
-        else case.delta[:, :1, :1].expand_as(case.u[:, :1]),
+        delta=constant("step", case.delta[:, :1]),
         A=case.A[:1, states],
-        B=held(case.B[:, states], dropped != "constant B"),
-        C=held(case.C[:, states], dropped != "constant C"),
+        B=constant("B", case.B[:, states]),
+        C=constant("C", case.C[:, states]),
         D=case.D[:1],
         residual="initial" if dropped == "no initial residual" else "none",
         mask_diagonal=False,
@@ -118,19 +118,18 @@ def exponential(case: Case, dropped: str | None) -> float:
 def adjoint(case: Case, dropped: str | None) -> float:
     u = case.u.clone().requires_grad_()
     cotangent = case.u.flip(0).roll(1, -1)
-    if dropped == "steps fixed":
-        y = replace(case, delta=torch.nn.functional.softplus(u)).scan(u)
+    free = dropped == "steps fixed"
+    y = replace(case, u=u, delta=torch.nn.functional.softplus(u) if free else case.delta).scan()
+    if free:
         case = replace(case, delta=torch.nn.functional.softplus(case.u))
-    else:
-        y = case.scan(u)
     (by_gradient,) = torch.autograd.grad(y, u, cotangent)
     skip = case.D[:, None] * cotangent
-    transposed = torch.einsum("bdij,bdi->bdj", case.matrix(), cotangent) + skip
+    transposed = torch.einsum("bdij,bdi->bdj", case.operator().dense(), cotangent) + skip
     return max(apart(transposed, by_gradient), apart(_other_order(case, cotangent) + skip, by_gradient))
 
 
 def _other_order(case: Case, g: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
-    """alpha transposed applied to g: the recurrence that runs the other way, with B and C in each other's place."""
+    """Apply the transpose of alpha to g by the recurrence that runs the other way, with B and C exchanged."""
     delta, B, C, g = (case.ordered(x) for x in (case.delta, case.B, case.C, g))
     state = torch.zeros_like(case.A) + torch.zeros_like(g[..., :1])
     out = torch.zeros_like(g)
@@ -143,7 +142,7 @@ def _other_order(case: Case, g: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"
             write = write + decay
         out[..., t] = (seen * write).sum(-1)
         if case.residual == "initial" and t == 0:
-            # The state before the first step is in every output, in the masked first one too unless that is silent.
+            # Every output holds the state before the first step, and so does the masked first one unless it is silent.
             out[..., t] += (decay * (state if case.silent_start else state + read)).sum(-1)
         state = decay * (state + read)
     return case.ordered(out)
@@ -173,7 +172,7 @@ def double_diagonal(case: Case, dropped: str | None) -> float:
 
 
 def masked_half(case: Case) -> float:
-    """The second half of double-diagonal, which asks nothing of the parameters: a masked direction has no diagonal."""
+    """Measure the half of double-diagonal that holds for all parameters: a masked direction has no diagonal."""
     diagonal = _diagonal(case)
     return apart(diagonal, torch.zeros_like(diagonal), scale=_diagonal(replace(case, mask_diagonal=False)))
 
@@ -183,8 +182,9 @@ def _diagonal(case: Case) -> Float[Tensor, "B D L"]:
 
 
 def class_first(case: Case, dropped: str | None) -> float:
-    place = "middle" if dropped == "class token first" else "first"
-    layout = TokenLayout.video(case.length - 1, (1, 1), place)
+    layout = TokenLayout.video(
+        case.length - 1, (1, 1), "middle" if dropped == "class token first" else "first"
+    )
     alpha = replace(case, reverse=dropped == "forward direction").responses()
     (position,) = layout.class_positions
     row = alpha[..., position, :].clone()

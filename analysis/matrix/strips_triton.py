@@ -23,7 +23,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.implicit import AttentionMatrix, Folds, ImplicitAttention
+from analysis.matrix.base import AttentionMatrix, Factors
 
 # Tiles of the product, and of the pairs, which cost STATES exponentials an entry; states in one product.
 ROWS, COLUMNS = 32, 64
@@ -39,20 +39,20 @@ VARYING = ["start", "stop", "B"]
 
 def strips(
     matrix: AttentionMatrix,
-    folded: tuple[ImplicitAttention, Folds],
+    factors: Factors,
     signed: bool,
     entries: int = STRIP,
 ) -> Iterator[tuple[slice, Float[Tensor, "B r L"], Float[Tensor, "B r L"] | None]]:
-    """W of math.md section 2, and with ``signed`` the mean of M over channels, about ``entries`` at a time.
+    """W of math.md section 2, and with `signed` the mean of M over channels, about `entries` at a time.
 
-    ``folded`` is ``matrix.folded()``. Strips come in the order of the steps, from the last rows to the first where the
+    `factors` is `matrix.factors()`. Strips come in the order of the steps, from the last rows to the first where the
     matrix is reversed.
     """
     L = matrix.length
     if L == 0:
         return
     height = max(1, entries // (matrix.batch * L * ROWS)) * ROWS
-    arguments, options = _arguments(*folded, signed)
+    arguments, options = _arguments(factors, signed)
     for start in range(0, L, height):
         stop = min(start + height, L)
         sums = torch.zeros(
@@ -60,7 +60,7 @@ def strips(
         )
         across = triton.cdiv(stop - start, ROWS)
         # A tile of rows is near to its own columns and to those that taps reach on one side.
-        window = triton.cdiv(ROWS + folded[1].taps.shape[1] - 1, NEAR)
+        window = triton.cdiv(ROWS + factors.taps.shape[1] - 1, NEAR)
         with torch.cuda.device_of(sums):
             if stop > ROWS:
                 grid = (across, triton.cdiv(stop, COLUMNS), matrix.batch)
@@ -78,26 +78,24 @@ def strips(
             yield slice(start, stop), weight, mean
 
 
-def _arguments(scan: ImplicitAttention, folds: Folds, signed: bool) -> tuple[list[Any], dict[str, Any]]:
+def _arguments(factors: Factors, signed: bool) -> tuple[list[Any], dict[str, Any]]:
     """What both kernels take after the strip: tensors, sizes and strides; and constants of the compilation."""
-    B, D, L = scan.delta.shape
-    N, dtype = scan.A.shape[1], scan.dtype
-    # What a masked diagonal holds at the first step: the state before it, where it is read.
-    first = scan._diagonal(0, scan._own(slice(0, 1), slice(None))[..., 0]).expand(B, D)
+    B, D, L = factors.step.shape
+    N, dtype = factors.rate.shape[1], factors.step.dtype
     tensors = [
-        scan._elapsed, scan._step, scan._rate[..., 0], folds.gate, folds.slope, folds.scale, folds.taps,
-        folds.skip.to(dtype), first,
+        factors.elapsed, factors.step, factors.rate, factors.gate, factors.slope, factors.scale, factors.taps,
+        factors.skip.to(dtype), factors.first,
     ]  # fmt: skip
     arguments: list[Any] = [x.detach().contiguous() for x in tensors]
-    for rows in (scan._input, scan._output):
+    for rows in (factors.write, factors.read):
         rows = rows.detach().expand(B, *rows.shape[1:])
         # One order in memory for every model, so that no other is compiled for; what is constant in L stays a view.
         rows = rows if rows.stride(-1) <= 1 else rows.contiguous()
         arguments += [rows, D // rows.shape[1], *rows.stride()]
     options = {
-        "TAPS": folds.taps.shape[1], "AHEAD": folds.ahead, "SQUARES": folds.squares, "SIGNED": signed,
-        "ELEMENTAL": scan.residual == "elemental", "INITIAL": scan.residual == "initial",
-        "MASK": scan.mask_diagonal, "ROWS": ROWS, "COLUMNS": COLUMNS, "NEAR": NEAR,
+        "TAPS": factors.taps.shape[1], "AHEAD": factors.ahead, "SQUARES": factors.squares, "SIGNED": signed,
+        "ELEMENTAL": factors.elemental, "INITIAL": factors.initial, "MASK": factors.mask,
+        "ROWS": ROWS, "COLUMNS": COLUMNS, "NEAR": NEAR,
         "STATES": STATES, "NEAR_STATES": min(STATES, triton.next_power_of_2(N)),
     }  # fmt: skip
     return [*arguments, B, D, L, N], options

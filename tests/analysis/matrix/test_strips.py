@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from analysis import strips as compiled
 from analysis.capture import record
 from analysis.implicit import ImplicitAttention
+from analysis.matrix import strips as compiled
 from analysis.weights import SCOPES, scoped
 from tests.analysis.models import VARIANTS, clip, video_model
-from tests.analysis.test_implicit import OPTIONS, terms
+from tests.analysis.reference import OPTIONS, terms
 
 R = compiled.ROWS
 
