@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from analysis.measure import Column
+from analysis.request import name_of
 from analysis.result import Result
 from analysis.tables import together
 
@@ -50,8 +51,6 @@ def model_names(paths: Sequence[Path]) -> list[str]:
 
     Names that are equal after that are numbered.
     """
-    from analysis.request import name_of
-
     words = [name_of(path).split("_") for path in paths]
     while len({split[0] for split in words}) == 1 and min(map(len, words)) > 1:
         words = [split[1:] for split in words]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class Relevance(Measure):
     name = "relevance"
     title = "Relevance"
     level = "model"
-    quantities = {
+    quantities: ClassVar[Mapping[str, Quantity]] = {
         "deletion_area": Quantity(
             "probability", "deletion area", "patches", ("part", "ranking"), listed=True
         ),
@@ -143,8 +143,8 @@ class Relevance(Measure):
             "fraction", "share of relevance by frame", "patches", ("ranking", "key_frame")
         ),
     }
-    kept = {"predicted_class": (), "predicted_probability": ()}
-    coordinates = {"part": PARTS, "ranking": tuple(RANKINGS)}
+    kept: ClassVar[Mapping[str, tuple[str, ...]]] = {"predicted_class": (), "predicted_probability": ()}
+    coordinates: ClassVar[Mapping[str, Sequence[Any]]] = {"part": PARTS, "ranking": tuple(RANKINGS)}
 
     def __post_init__(self) -> None:
         if self.random_orders < 1:

@@ -62,7 +62,9 @@ def test_every_ranking_has_curves_from_the_whole_clip_to_none_of_it(both):
                 for values in curves(result, part, name).values():
                     assert values.shape == (3, count + 1)
                     assert values[index, [0, -1]] == pytest.approx([whole[target].item(), last])
-            kept = result.data[["relevance.predicted_class", "relevance.predicted_probability"]].sel(model=name)
+            kept = result.data[["relevance.predicted_class", "relevance.predicted_probability"]].sel(
+                model=name
+            )
             assert [v.values[index] for v in kept.values()] == pytest.approx([target, whole[target].item()])
 
 
@@ -165,7 +167,10 @@ def test_a_result_is_saved_drawn_and_shown_as_tables(both, tmp_path):
     names = {"relevance_by_frame", "faithfulness", "deletion_frame", "deletion_tube"}
     assert set(loaded.measures["relevance"].figures(loaded, "scan")) == names
     text = shown(loaded)
-    assert [line.split()[-1] for line in text.splitlines() if line.startswith("Deletion")] == ["frames", "tubes"]
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("Deletion")] == [
+        "frames",
+        "tubes",
+    ]
     area = numbers(result)["tube", "gradient"]
     row = text[text.index("Deletion of tubes") :].split("gradient", 1)[1].split()
     assert row[0] == f"{area.value:.3f}"
