@@ -78,7 +78,9 @@ def _explained(
     for at in np.ndindex(value.shape):
         said = []
         if np.isnan(value[at]):
-            said.append(measure.gap(name, clips))
+            dims = measure.quantities[name].dims
+            own = {d: measure.coordinates.get(d, range(i + 1))[i] for d, i in zip(dims, at, strict=True)}
+            said.append(measure.entry_gap(name, clips, **own) if own else measure.gap(name, clips))
             if low is not None and high is not None:
                 low[at] = high[at] = np.nan
         else:

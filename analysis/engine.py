@@ -198,9 +198,11 @@ def _one_clip(
     whole = ModelView(entry.model, sample, entry.family, entry.layout)
     out.begin()
     by_layer = [m for m in measures if m.level == "matrix"]
+    # Where only the whole model is measured, its first layer says where tokens lie and what the model ran as.
+    looked = layers if by_layer else [] if out.about["dtype"] else layers[:1]
     with torch.inference_mode():
-        inputs = layer_inputs(entry.model, whole.clip[None], layers, family=entry.family) if by_layer else {}
-        for layer in layers if by_layer else ():
+        inputs = layer_inputs(entry.model, whole.clip[None], looked, family=entry.family) if looked else {}
+        for layer in looked:
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
                 site = Site(

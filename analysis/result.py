@@ -180,7 +180,7 @@ class Result:
         """Whether a quantity was measured there, be it a gap."""
         measure = self.data[quantity].attrs["measure"]
         if measure not in self._placed:
-            return True
+            return model not in self._lacking(quantity)
         place = {"model": model, "layer": layer, "direction": direction, "scope": scope}
         if any(value not in self.data[axis].values for axis, value in place.items()):
             return False
