@@ -56,6 +56,7 @@ class Entry:
     Attributes:
         samples: its clips, the same at every call.
         shown: how many clips there are and what else changes what a probe finds in them, for resumption.
+        layers: those of this model, where they are not those of the run.
         origin: what is known of its checkpoint: fields of `ModelOrigin`.
         notes: what a reader of its numbers has to know.
     """
@@ -68,6 +69,7 @@ class Entry:
     origin: Mapping[str, Any] = field(default_factory=dict)
     family: Family | None = None
     layout: Layout | None = None
+    layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -155,7 +157,7 @@ def run(
     names: dict[str, None] = {}
     for number, entry in enumerate(entries):
         one = _Collected(entry, measures, _steps(entries, measures, layers, chosen), progress)
-        indices = layer_indices(layers, len(_family(entry).mixers(entry.model)))
+        indices = _layers(entry, layers)
         shown = DistinctFrames(entry.samples())
         with _evaluating(entry.model):
             for index, sample in enumerate(shown):
@@ -178,6 +180,11 @@ def run(
     if discard and resume is not None:
         resume.discard()
     return result
+
+
+def _layers(entry: Entry, layers: Sequence[int] | None) -> list[int]:
+    chosen = layers if entry.layers is None else entry.layers
+    return layer_indices(chosen, len(_family(entry).mixers(entry.model)))
 
 
 def _family(entry: Entry) -> Family:
@@ -436,7 +443,7 @@ def _steps(
     total = 0
     for entry in entries:
         family = _family(entry)
-        indices = layer_indices(layers, len(family.mixers(entry.model)))
+        indices = _layers(entry, layers)
         a_layer = len(family.sites(entry.model, indices[0])) if indices else 0
         places = sum(len(indices) * len(scopes) * a_layer if m.level == "matrix" else 1 for m in measures)
         total += entry.count * places
@@ -463,6 +470,7 @@ def _depends(
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
                 "layout": repr(entry.layout),
+                "layers": entry.layers,
                 **entry.shown,
             }
             for entry in entries
