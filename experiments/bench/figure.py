@@ -1,4 +1,4 @@
-"""Time against L of every backend and peer, log-log, with the slope of each."""
+"""Time against L of every backend and peer, log-log, with the power of L that fits each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -7,12 +7,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from analysis.plots import styled
-from experiments.bench.results import Run
-from experiments.bench.scan import QUANTITIES
-from experiments.bench.verdicts import slope
+from experiments.bench.peers import QUANTITIES
+from experiments.bench.results import BenchRun
+from experiments.bench.words import power
 
 LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -28,14 +29,14 @@ LOOKS: Sequence[Mapping[str, Any]] = (
 
 
 @styled
-def plot_growth(run: Run, quantity: str, ax: Axes | None = None) -> Axes:
-    """Median seconds against L of one run, with the power of L that fits each subject in the legend."""
+def plot_growth(run: BenchRun, quantity: str, ax: Axes | None = None) -> Axes:
+    """Draw the median seconds of each subject of one run against L."""
     ax = plt.subplots()[1] if ax is None else ax
     points = growth_points(run, quantity)
     for look, (subject, curve) in zip(cycle(LOOKS), points.items(), strict=False):
         lengths, times = zip(*curve, strict=True)
-        power = f"$L^{{{slope(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
-        ax.plot(lengths, times, label=f"{subject} ({power})", **look)
+        fit = f"$L^{{{power(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
+        ax.plot(lengths, times, label=f"{subject} ({fit})", **look)
     ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
     ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
     ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
@@ -47,19 +48,18 @@ def plot_growth(run: Run, quantity: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def growth_points(run: Run, quantity: str) -> dict[str, list[tuple[int, float]]]:
-    """(L, median seconds) of each subject that was timed, by length."""
+def growth_points(run: BenchRun, quantity: str) -> dict[str, list[tuple[int, float]]]:
+    """Return (L, median seconds) of each subject that was timed, by length."""
     points: dict[str, list[tuple[int, float]]] = {}
     for row in run.rows:
-        if row.group.startswith("growth") and row.quantity == quantity and row.samples:
-            length = int(row.group.split("L=")[1].split()[0])
-            points.setdefault(row.subject, []).append((length, row.median))
+        if row.group.startswith("growth L=") and row.quantity == quantity and row.samples:
+            points.setdefault(row.subject, []).append((int(row.group.split("=")[1]), row.median))
     return points
 
 
 @styled
-def save_plot(runs: Iterable[Run], folder: Path) -> Path | None:
-    """Draw every scan's growth, forward and with gradients, as PNG and SVG; None where none was measured."""
+def draw_growth(runs: Iterable[BenchRun], folder: Path) -> Path | None:
+    """Draw the growth of every scan, forward and with gradients; None where no growth was measured."""
     scans = [run for run in runs if run.subcommand == "scan" and growth_points(run, QUANTITIES[0])]
     if not scans:
         return None
@@ -67,8 +67,12 @@ def save_plot(runs: Iterable[Run], folder: Path) -> Path | None:
     for run, pair in zip(scans, axes, strict=True):
         for quantity, ax in zip(QUANTITIES, pair, strict=True):
             plot_growth(run, quantity, ax).label_outer(remove_inner_ticks=False)
-    for suffix in ("png", "svg"):
-        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-        figure.savefig(folder / f"growth.{suffix}", metadata=metadata)
+    return save_figure(figure, folder / "growth")
+
+
+def save_figure(figure: Figure, stem: Path) -> Path:
+    """Save a figure as PNG and SVG, with the same bytes whenever it is drawn; return the path of the PNG."""
+    for suffix, undated in (("svg", "Date"), ("png", "Software")):
+        figure.savefig(stem.with_suffix(f".{suffix}"), metadata={undated: None})
     plt.close(figure)
-    return folder / "growth.png"
+    return stem.with_suffix(".png")
