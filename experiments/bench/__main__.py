@@ -82,14 +82,14 @@ def gpu(
             )
         from experiments.bench.gpu.plan import EXTRA, SAYS, gpu_steps
         from experiments.bench.gpu.runner import run_apart, show_plan
-        from experiments.bench.peers import contenders
+        from experiments.bench.gpu.scans import on_device
 
         device = "cpu" if rehearse else "cuda"
         known = {step.name: step for step in gpu_steps(rehearse, seed)}
         if unknown := [name for name in only or () if name not in known]:
             raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
         chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
-        says = {one.name: one.says for one in contenders(device)} | SAYS
+        says = {one.name: one.says for one in on_device(device)} | SAYS
         run = new_run("gpu", device, rehearse, seed, _command(), says)
         recorder = Recorder(results, run, resume or bool(only))
         if only:

@@ -8,23 +8,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from analysis.plots import styled
 from experiments.bench.peers import QUANTITIES
 from experiments.bench.results import BenchRun
 from experiments.bench.words import power
 
-LOOKS: Sequence[Mapping[str, Any]] = (
-    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    {"color": "#56B4E9", "marker": "o", "linestyle": ":", "markerfacecolor": "white"},
-    {"color": "#D55E00", "marker": "s", "linestyle": "--"},
-    {"color": "#E69F00", "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
-    {"color": "#009E73", "marker": "^", "linestyle": "-."},
-    {"color": "#000000", "marker": "D", "linestyle": "-"},
-    {"color": "#CC79A7", "marker": "v", "linestyle": "--"},
-    {"color": "#777777", "marker": "x", "linestyle": "-."},
-)
+LOOKS: Sequence[Mapping[str, Any]] = [
+    {"color": color, "marker": marker, "linestyle": line, "markerfacecolor": "white" if line == ":" else color}
+    for color, marker, line in (
+        ("#0072B2", "o", "-"), ("#56B4E9", "o", ":"), ("#D55E00", "s", "--"), ("#E69F00", "s", ":"),
+        ("#009E73", "^", "-."), ("#000000", "D", "-"), ("#CC79A7", "v", "--"), ("#777777", "x", "-."),
+    )
+]  # fmt: skip
 """By order of subjects: colour, marker and line differ, so that the figure reads in grey."""
 
 
@@ -40,10 +36,8 @@ def plot_growth(run: BenchRun, quantity: str, ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
     ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
     ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
-    ax.xaxis.set(
-        major_locator=FixedLocator(ticks), minor_locator=NullLocator(), minor_formatter=NullFormatter()
-    )
-    ax.set_xticklabels([f"{tick:,}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
 

@@ -1,10 +1,12 @@
 """What is timed: this project's backends, and the scans of other packages where they are installed."""
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, final
 from unittest.mock import patch
 
@@ -94,8 +96,8 @@ class Contender:
         return out.detach(), torch.autograd.grad(out, leaves, dy.mT if self.tokens_first else dy)
 
 
-def contenders(device: str) -> tuple[Contender, ...]:
-    """Return every backend, the compiled ones plain too, then the token loop, then the packages of others."""
+def backends(device: str) -> tuple[Contender, ...]:
+    """Return every backend, the compiled ones plain too, and the token loop."""
     like = torch.zeros(1, 1, 1, device=device)
     own = []
     for name in available_backends():
@@ -107,7 +109,7 @@ def contenders(device: str) -> tuple[Contender, ...]:
         own.append(_own(name, absent))
         if name in COMPARED_PLAIN:
             own.append(_own(name, absent, plain=True))
-    return (*own, TOKEN_LOOP, *((_mamba_ssm(),) if device == "cuda" else (_mambapy(), _transformers())))
+    return (*own, TOKEN_LOOP)
 
 
 def _own(name: str, absent: str, *, plain: bool = False) -> Contender:
@@ -157,40 +159,44 @@ TOKEN_LOOP = Contender(
 )
 
 
-def _mambapy() -> Contender:
+def mambapy() -> Contender:
+    """Return mambapy's scan. The method reads nothing of the block it belongs to."""
     says = "`mambapy.mamba.MambaBlock.selective_scan`, its parallel scan, on (B, L, D) tensors"
-    try:
-        from mambapy.mamba import MambaBlock
-    except ImportError as error:
-        return Contender("mambapy", None, says, plain=True, absent=f"not installed: {error}")
-    # The method reads nothing of the block it belongs to.
-    scan = partial(MambaBlock.selective_scan, None)
-    return Contender("mambapy", scan, says, plain=True, tokens_first=True, held=(6, 12))
+    return _other(
+        "mambapy", "mambapy.mamba", lambda module: partial(module.MambaBlock.selective_scan, None), says,
+        tokens_first=True, held=(6, 12),
+    )  # fmt: skip
 
 
-def _transformers() -> Contender:
+def transformers() -> Contender:
+    """Return the scan of transformers in torch. What decorates it would run a kernel of another package."""
     says = (
         "`transformers.models.mamba.modeling_mamba.mamba_selective_scan`, its torch path: the scan alone, without the "
         "mixer's projections"
     )
     # It warns, at import, that a kernel would be faster.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    try:
-        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-    except ImportError as error:
-        return Contender("transformers", None, says, plain=True, absent=f"not installed: {error}")
-    # The decorated function would run a kernel of another package where there is one.
-    scan = getattr(mamba_selective_scan, "__wrapped__", mamba_selective_scan)
-    return Contender("transformers", scan, says, plain=True, held=(3, 6), loops=True)
+    return _other(
+        "transformers", "transformers.models.mamba.modeling_mamba",
+        lambda module: inspect.unwrap(module.mamba_selective_scan), says, held=(3, 6), loops=True,
+    )  # fmt: skip
 
 
-def _mamba_ssm() -> Contender:
+def mamba_ssm() -> Contender:
+    """Return mamba_ssm's CUDA kernel."""
     says = "`mamba_ssm.ops.selective_scan_interface.selective_scan_fn`, its CUDA kernel"
+    module = "mamba_ssm.ops.selective_scan_interface"
+    return _other("mamba_ssm", module, lambda module: module.selective_scan_fn, says, slack=FAST_MATH)
+
+
+def _other(
+    name: str, module: str, scan: Callable[[Any], Callable[..., Tensor]], says: str, **fields: Any
+) -> Contender:
+    """The plain scan of another package, which may not be installed."""
     try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        return Contender(name, scan(import_module(module)), says, plain=True, **fields)
     except ImportError as error:
-        return Contender("mamba_ssm", None, says, plain=True, absent=f"not installed: {error}")
-    return Contender("mamba_ssm", selective_scan_fn, says, plain=True, slack=FAST_MATH)
+        return Contender(name, None, says, plain=True, absent=f"not installed: {error}")
 
 
 def _its_input(u: Tensor, *args: Any, **options: Any) -> Tensor:

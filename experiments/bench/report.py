@@ -22,9 +22,9 @@ INTRO = (
     "of one column. A column headed x NAME is the figure divided by that of NAME in the same table. The spread is the "
     "distance between the quartiles. The power is the p of the fit time = c length^p.",
     "Nothing is timed that the correctness gate refuses. Its tables show, for each subject, the tensor that came "
-    "nearest to its bound, or that failed: the largest gap to the definition in float64 on the same numbers, over the largest "
-    "entry of the tensor, in eps of its dtype. The definition is `vmp.scan.spec`; for `reduce` it is the dense matrix, "
-    "and for `model` the model with the specification's scan.",
+    "nearest to its bound, or that failed: the largest gap to the definition in float64 on the same numbers, over the "
+    "largest entry of the tensor, in eps of its dtype. The definition is `vmp.scan.spec`; for `reduce` it is the "
+    "dense matrix, and for `model` the model with the specification's scan.",
 )
 TITLES = {
     "scan": "Selective scan",

@@ -9,7 +9,7 @@ import torch
 
 from experiments.bench.gate import Gate, compare, definition, failure
 from experiments.bench.inputs import ScanInputs, draw
-from experiments.bench.peers import QUANTITIES, Contender, contenders
+from experiments.bench.peers import QUANTITIES, Contender, backends, mambapy, transformers
 from experiments.bench.results import Check, Row
 from experiments.bench.steps import Step, memory_row, timed_rows
 from experiments.bench.timing import Call
@@ -38,9 +38,11 @@ class ScanSizes:
 QUICK = ScanSizes(8, 4, 65, (32, 64), (64,), (1, 4), 33, 0.02)
 
 
-def of_the_cpu() -> list[Contender]:
-    """Return the contenders that a CPU runs: Triton's interpreter is no way to run a scan."""
-    return [one for one in contenders("cpu") if not one.name.startswith("triton_gpu")]
+def of_the_cpu() -> Iterator[Contender]:
+    """Yield the contenders that a CPU runs: Triton's interpreter is no way to run a scan."""
+    yield from (one for one in backends("cpu") if not one.name.startswith("triton_gpu"))
+    yield mambapy()
+    yield transformers()
 
 
 @final
@@ -137,6 +139,6 @@ def plan(quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
 def scan_call(name: str, sizes: ScanSizes, seed: int, length: int, quantity: str, threads: int) -> Call:
     """Return a contender's call in a process of its own, warmed up on a short input."""
     torch.set_num_threads(threads)
-    one = next(each for each in contenders("cpu") if each.name == name)
+    one = next(each for each in of_the_cpu() if each.name == name)
     one.call(draw(1, sizes.channels, sizes.states, WARM_LENGTH, seed=seed), quantity)()
     return one.call(draw(1, sizes.channels, sizes.states, length, seed=seed), quantity)

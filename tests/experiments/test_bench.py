@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from experiments.bench import model, reduce, scan
 from experiments.bench.figure import growth_points
 from experiments.bench.gpu.scans import TOY, GpuSizes, scan_timing, work
 from experiments.bench.inputs import draw
-from experiments.bench.peers import QUANTITIES, Contender, contenders, scan_left_out, token_loop
+from experiments.bench.peers import QUANTITIES, Contender, backends, scan_left_out, token_loop
 from experiments.bench.report import write_report
 from experiments.bench.results import BenchRun, Check, Recorder, Row, find_runs
 from experiments.bench.timing import interleave, peak_bytes
@@ -94,7 +96,7 @@ def test_the_gate_of_reduce_refuses_other_weights(monkeypatch):
 
 
 def test_scans_are_checked_and_timed_in_half_precision():
-    among = [one for one in contenders("cpu") if one.name in ("chunked", "token loop")]
+    among = [one for one in backends("cpu") if one.name in ("chunked", "token loop")]
     found: list[Row | Check] = []
     scan_timing(replace(TOY, cases=((2, 9), (1, 12))), "cpu", found.append, among)
     checks = [one for one in found if isinstance(one, Check)]
@@ -228,12 +230,8 @@ def test_calls_take_turns_and_slow_ones_have_fewer_repeats():
     assert timed[-3:] == ["quick", "quick", "slow"]
 
 
-def allocate(megabytes: int):
-    return lambda: torch.ones(megabytes * 250_000)
-
-
 def test_peak_memory_is_what_a_call_takes():
-    assert peak_bytes(allocate, 100) == pytest.approx(100e6, rel=0.05)
+    assert peak_bytes(partial, np.ones, 12_500_000) == pytest.approx(100e6, rel=0.05)
 
 
 def test_the_scan_left_out_is_left_out_and_comes_back():

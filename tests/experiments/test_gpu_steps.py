@@ -130,9 +130,11 @@ def test_the_worst_deviation_of_each_tensor_is_kept(tmp_path):
     assert worst(tmp_path / "none") == []
 
 
+@pytest.mark.timeout(900)  # eight processes that import torch, one after another
 def test_every_step_runs_at_toy_sizes(tmp_path):
     """The rehearsal that the command offers, whole; in a process of its own, without the tests' checks of shapes."""
-    command = [sys.executable, "-m", "experiments.bench", "gpu", "--rehearse", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "experiments.bench", "gpu", "--rehearse"]
+    command += ["--within", "800", "--results", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

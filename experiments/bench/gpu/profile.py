@@ -83,10 +83,10 @@ def main() -> None:
     """What is profiled: forward and backward of both cases, then one pass over the matrix."""
     from experiments.bench import reduce as reduction
     from experiments.bench.inputs import draw
-    from experiments.bench.peers import contenders
+    from experiments.bench.peers import backends
 
     sizes = GpuSizes()
-    first = next(one for one in contenders("cuda") if one.name == "triton_gpu")
+    first = next(one for one in backends("cuda") if one.name == "triton_gpu")
     for batch, length in sizes.cases:
         inputs = draw(
             *(batch, sizes.channels, sizes.states, length), seed=sizes.seed, dtype=sizes.dtype, device="cuda"

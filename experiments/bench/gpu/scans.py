@@ -12,7 +12,7 @@ import torch
 from experiments.bench.gate import Gate
 from experiments.bench.gpu.timing import captured, clock_of, device_seconds
 from experiments.bench.inputs import ScanInputs, draw
-from experiments.bench.peers import QUANTITIES, Contender, contenders
+from experiments.bench.peers import QUANTITIES, Contender, backends, mamba_ssm
 from experiments.bench.results import Emit, Row
 from experiments.bench.timing import Call, interleave
 
@@ -49,6 +49,12 @@ def name_of(batch: int, length: int) -> str:
     return f"B={batch}, L={length}"
 
 
+def on_device(device: str) -> tuple[Contender, ...]:
+    """Return the contenders of `TIMED`; mamba_ssm's scan is among them on a GPU alone."""
+    others = (mamba_ssm(),) if device == "cuda" else ()
+    return tuple(one for one in (*backends(device), *others) if one.name in TIMED)
+
+
 def scan_timing(sizes: GpuSizes, device: str, emit: Emit, among: Sequence[Contender] | None = None) -> None:
     """Check every subject on the very inputs of each case, then time those that pass.
 
@@ -56,9 +62,9 @@ def scan_timing(sizes: GpuSizes, device: str, emit: Emit, among: Sequence[Conten
         sizes: what is timed.
         device: "cuda", or "cpu" for a rehearsal.
         emit: takes each check and row as soon as it is known.
-        among: the contenders; by default those of `TIMED` that the device knows.
+        among: the contenders; by default those of `on_device`.
     """
-    chosen = tuple(one for one in contenders(device) if one.name in TIMED) if among is None else tuple(among)
+    chosen = on_device(device) if among is None else tuple(among)
     for batch, length in sizes.cases:
         case = ScanCase(sizes, batch, length, device, chosen)
         for one in chosen:
@@ -165,7 +171,7 @@ def _cut_call(
         dtype=sizes.dtype,
         device=device,
     )
-    first = next(one for one in contenders(device) if one.name == FIRST)
+    first = next(one for one in backends(device) if one.name == FIRST)
     return first.call(inputs, quantity), inputs.says
 
 
