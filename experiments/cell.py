@@ -1,8 +1,8 @@
 """One cell of a grid: a small model trained on a task, judged on held-out clips, and probed before and after.
 
-A finished cell's folder holds cell.json, written last; weights.safetensors; its rows of each table of
-`experiments.tables`; and rows.npz, what `experiments.probing.attention_rows` gives. A cell that was stopped or killed
-goes on from its last checkpoint and ends with the same bits.
+A finished cell's folder holds weights.safetensors, the cell's rows of each table of `experiments.grid_tables`, rows.npz,
+which is what `experiments.probing.attention_rows` gives, and cell.json, which is written last. A cell that was stopped
+or killed goes on from its last checkpoint and ends with the same bits.
 """
 
 import fcntl
@@ -27,10 +27,10 @@ from experiments.data.clip import ClipDataset
 from experiments.data.held import held_clips
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
+from experiments.grid_tables import write_rows
 from experiments.probing import attention_rows, probe_tables
 from experiments.runs import METRICS, write_atomically, write_text
-from experiments.statistics.tables import sees_frames
-from experiments.tables import write_rows
+from experiments.statistics.bases import sees_frames
 from experiments.training.config import TrainConfig
 from experiments.training.loop import train
 from experiments.training.start import make_model

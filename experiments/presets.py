@@ -32,11 +32,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from experiments.cell import VARIANTS, CellConfig
 from experiments.data.tasks import CONTROLLED
-from experiments.statistics.tables import REFERENCE
+from experiments.statistics.bases import REFERENCE
 
 
 @final
-class Block(BaseModel):
+class Ablation(BaseModel):
     """A base cell (its seed is not used), and what is changed of it: for a field, the values it takes in turn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +85,7 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    blocks: tuple[Block, ...] = Field(min_length=1)
+    blocks: tuple[Ablation, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -205,9 +205,9 @@ _READ_OUTS = ("first", "none")
 _LENGTHS = {"recall": (8, 16, 32), "relation": (5, 6, 8), "direction": (8, 16, 32)}
 
 
-def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Block:
+def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Ablation:
     """A base with other fields, and its changes: by default every other variant."""
-    return Block(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=dict(changes))
+    return Ablation(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=dict(changes))
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -24,8 +24,8 @@ from experiments.bench.timing import Call, interleave
 from experiments.data.clip import ClipDataset
 from experiments.runs import RunFolder
 from experiments.training.config import TrainConfig
-from experiments.training.run import Run
 from experiments.training.start import make_model
+from experiments.training.state import TrainingState
 from vmp.mixer import MambaMixer
 
 WHOLE, WITHOUT = "whole", "scan left out"
@@ -133,7 +133,7 @@ class ModelBench:
         videos, labels = default_collate([dataset[index] for index in range(config.batch_size)])
         case = {"inputs": f"vmp_micro, {tuple(videos.shape)}, {model.token_layout().length} tokens, float32"}
         with TemporaryDirectory() as folder:
-            run = Run(
+            run = TrainingState(
                 config, Accelerator(cpu=True), model, RunFolder(Path(folder), config.model_dump(mode="json"))
             )
             phases = Phases(run)
@@ -160,9 +160,9 @@ def _parts(group: str, quantity: str, parts: dict[str, float]) -> list[Row]:
 
 @final
 class Phases:
-    """Wall clock of each phase of a training step, taken around the calls that `Run.update` makes."""
+    """Wall clock of each phase of a training step, taken around the calls that `TrainingState.update` makes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingState) -> None:
         self._run = run
         self._spent: dict[str, float] = {}
         self.samples: dict[str, list[float]] = {

@@ -74,7 +74,7 @@ def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 @final
 @dataclasses.dataclass(frozen=True)
-class Path:
+class WindowPath:
     """Where the window is halfway through a clip (source pixels), and how far it moves if it pans or zooms.
 
     Nothing here depends on the class: halfway, clips of all six classes show the same thing, and the
@@ -97,18 +97,18 @@ class Path:
         return np.stack([x - half, y - half, x + half, y + half], axis=1)
 
 
-def _draw_path(rng: np.random.Generator, width: int, height: int) -> Path:
+def _draw_path(rng: np.random.Generator, width: int, height: int) -> WindowPath:
     reach = 1 + TRAVEL[1]  # of every path, in sides; zooms stay within it as sqrt(ZOOM[1]) is less
     side = min(width, height) / reach * SMALLEST ** rng.random()
     margin = side * reach / 2
     x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
-    return Path(x, y, side, rng.uniform(*TRAVEL), math.exp(rng.uniform(*np.log(ZOOM))))
+    return WindowPath(x, y, side, rng.uniform(*TRAVEL), math.exp(rng.uniform(*np.log(ZOOM))))
 
 
-def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> Path:
+def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> WindowPath:
     """The first path drawn whose middle window is not a flat piece of sky, or the least flat of ATTEMPTS."""
 
-    def contrast(path: Path) -> float:
+    def contrast(path: WindowPath) -> float:
         left, top, right, bottom = path.boxes("", 1)[0].astype(int)
         return float(grey[top:bottom, left:right].std())
 
@@ -184,7 +184,7 @@ class PhotoPan(ClipDataset):
         photos = len(self.photographs)
         return (index + index // math.lcm(len(CLASSES), photos)) % photos
 
-    def _render(self, photo: int, path: Path, label: str) -> UInt8[np.ndarray, "T H W 3"]:
+    def _render(self, photo: int, path: WindowPath, label: str) -> UInt8[np.ndarray, "T H W 3"]:
         image, size = self._images[photo], (self.image_size, self.image_size)
         boxes = path.boxes(label, self.num_frames)
         windows = [image.resize(size, Image.Resampling.BICUBIC, tuple(box)) for box in boxes]

@@ -25,7 +25,7 @@ import vmp
 from experiments.cell import CellConfig
 from experiments.data.photo_pan import CLASSES, PhotoPan
 from experiments.grid import main, run_grid
-from experiments.presets import Block, Preset
+from experiments.presets import Ablation, Preset
 from tests.experiments.grids import TINY, TINY_GRID, tiny_grid  # noqa: F401
 
 TABLES = ("cells", "predictions", "training", "probes", "profiles")
@@ -234,7 +234,7 @@ def test_a_dask_cluster_gives_the_same_tables(tiny_grid, tmp_path):  # noqa: F81
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  # noqa: F811
     first = TINY_GRID.cells()[0]
-    grid = Preset(blocks=(Block(base=TINY, changes={"learning_rate": (1e30,)}),), seeds=(0,))
+    grid = Preset(blocks=(Ablation(base=TINY, changes={"learning_rate": (1e30,)}),), seeds=(0,))
     config, out = tmp_path / "grid.json", tmp_path / "grid"
     config.write_text(grid.model_dump_json())
     shutil.copytree(tiny_grid / "cells" / first.id, out / "cells" / first.id)
@@ -367,7 +367,7 @@ def test_files_that_cannot_be_written_are_one_line_and_nothing_is_half_written(
     most,
 ):
     cell = TINY_GRID.cells()[0]
-    grid = Preset(blocks=(Block(base=TINY),), seeds=(0,))
+    grid = Preset(blocks=(Ablation(base=TINY),), seeds=(0,))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

@@ -13,8 +13,8 @@ import vmp
 from experiments import micro
 from experiments.data import PhotoPan
 from experiments.evaluate import evaluate
-from experiments.training.run import Run
 from experiments.training.start import make_model
+from experiments.training.state import TrainingState
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig
 
@@ -79,7 +79,7 @@ def test_both_scans_start_from_the_same_draw():
 
 
 def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -88,7 +88,7 @@ def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
 
     flags = ("--out", tmp_path / "out", "--work", tmp_path / "work", "--steps", 4, "--clips", 6)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", update_and_interrupt)
+        patch.setattr(TrainingState, "update", update_and_interrupt)
         result = run_cli(*flags)
     assert result.exit_code == 128 + signal.SIGTERM
     assert result.stderr.strip() == "stopped after step 2; the same command goes on from there"

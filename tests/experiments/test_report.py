@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.grid_tables import SCHEMAS
 from experiments.report import __main__ as command
 from experiments.report.contents import unfinished
 from experiments.report.saved import read_grid
 from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
-from experiments.tables import SCHEMAS
 from tests.experiments.reports import GRID, UNFINISHED
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import vmp
 from experiments.train import TrainConfig, main
-from experiments.training.run import Run
+from experiments.training.state import TrainingState
 
 TINY = {
     "num_frames": 2,
@@ -62,7 +62,7 @@ def same_bits(first: pathlib.Path, second: pathlib.Path) -> bool:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
     """Let training be interrupted right after a step: by a signal, or by dying without a word."""
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -71,7 +71,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
         if run.step == step and how == "death":
             raise MemoryError
 
-    monkeypatch.setattr(Run, "update", update_and_interrupt)
+    monkeypatch.setattr(TrainingState, "update", update_and_interrupt)
 
 
 def run_cli(*arguments: str):

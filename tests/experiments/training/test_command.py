@@ -113,13 +113,13 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
         "import os, signal\n"
         "import typer\n"
         "from experiments.train import main\n"
-        "from experiments.training.run import Run\n"
-        "update = Run.update\n"
+        "from experiments.training.state import TrainingState\n"
+        "update = TrainingState.update\n"
         "def update_and_terminate(run, *batch):\n"
         "    update(run, *batch)\n"
         "    if run.step == 3:\n"
         "        os.killpg(0, signal.SIGTERM)\n"
-        "Run.update = update_and_terminate\n"
+        "TrainingState.update = update_and_terminate\n"
         "typer.run(main)\n"
     )
     command = [

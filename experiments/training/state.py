@@ -29,7 +29,7 @@ _MIXING = 1  # tells the random stream of mixtures from that of stochastic depth
 
 
 @final
-class Run:
+class TrainingState:
     """The moving parts of a run: weights, their average, optimiser moments, steps done, bad videos met, time taken.
 
     Made from the folder's checkpoint where there is one, and from the model's own weights otherwise. `videos` is how

@@ -10,14 +10,14 @@ from scipy import stats
 
 from experiments.evaluate import main as evaluate
 from experiments.report import sources
-from experiments.report.claims import CLAIMS
-from experiments.report.measures import MEASURES, mediator_costs, slopes
+from experiments.report.effects import EFFECTS, mediator_costs, slopes
+from experiments.report.judgement import FAILS, HOLDS, UNTOLD, judge, judgement_table
+from experiments.report.statements import STATEMENTS
 from experiments.report.untested import UNTESTED
-from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, judge, verdict_table
 from experiments.statistics import rank_correlations
 from experiments.train import RECIPES
 from experiments.train import main as train
-from tests.experiments.tables import VARIANTS, Truth, grid_tables
+from tests.experiments.made_tables import VARIANTS, Truth, grid_tables
 
 EFFECTS = Truth(
     base=0.75,
@@ -124,7 +124,7 @@ def test_no_effect_is_never_told_more_often_than_it_says():
     for draw in range(4):
         _, verdicts = judged(Truth(), draw=draw, layers=1, clips=60, class_tokens=("first",))
         null = [v for name, v in verdicts.items() if name != "contradiction"]
-        assert len(null) == len(CLAIMS) - 1
+        assert len(null) == len(STATEMENTS) - 1
         told += sum(verdict.verdict != UNTOLD for verdict in null)
     # Holm's correction errs in one grid of twenty; of four, two that do would come once in 70.
     assert told <= 1
@@ -156,20 +156,20 @@ def test_every_number_of_a_sentence_is_measured():
         for text in (verdict.shown, verdict.measured, *counted, *verdict.left_out):
             assert text[1:] in verdict.sentence  # Its first letter is a capital there.
         assert verdict.sentence.count("nan") == 0
-    table = verdict_table(list(VERDICTS.values()))
-    assert list(table["id"]) == [claim.id for claim in CLAIMS]
+    table = judgement_table(list(VERDICTS.values()))
+    assert list(table["id"]) == [claim.id for claim in STATEMENTS]
     assert set(table["verdict"]) <= {HOLDS, FAILS, UNTOLD}
     assert table.set_index("id").loc["both-help", "value"] == VERDICTS["both-help"].value
 
 
 def test_claims_name_what_there_is():
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
-    for claim in CLAIMS:
+    assert len({claim.id for claim in STATEMENTS}) == len(STATEMENTS)
+    for claim in STATEMENTS:
         assert claim.sign in (1, -1)
-        assert (claim.association is None) == (claim.measure in MEASURES)
+        assert (claim.association is None) == (claim.effect in EFFECTS)
         assert {claim.variant, claim.reference} <= {*VARIANTS, None, ""}
     # The only numbers that a claim states are the abstracts'.
-    stated = " ".join(claim.says for claim in CLAIMS)
+    stated = " ".join(claim.says for claim in STATEMENTS)
     known = {f"{gain.low}" for gain in sources.GAINS} | {f"{gain.high}" for gain in sources.GAINS}
     assert set(re.findall(r"\d+\.\d+", stated)) == known
 
