@@ -1,8 +1,8 @@
 """Trains, judges and probes the cells of a grid: `python -m experiments.grid --preset quick --out DIR`.
 
 DIR gets grid.json (the grid), provenance.json, the tables of `experiments.grid_tables` as parquet, and cells/ID/ for
-each cell (`experiments.cell`). If the command is interrupted or killed, run it again: it redoes only what is not finished,
-and ends with the same tables.
+each cell (`experiments.cell`). If the command is interrupted or killed, run it again: it redoes only what is not
+finished, and ends with the same tables.
 """
 
 import concurrent.futures

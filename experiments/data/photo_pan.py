@@ -9,7 +9,7 @@ own.
 import dataclasses
 import functools
 import math
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import skimage.data
@@ -17,9 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from experiments.data.clip import ClipDataset, check_shape, frame_times
-
-Split = Literal["train", "held-out"]
+from experiments.data.clip import MadeClips, frame_times
 
 CLASSES = ("pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out")
 _PAN = {"pan left": (-1, 0), "pan right": (1, 0), "pan up": (0, -1), "pan down": (0, 1)}
@@ -42,7 +40,7 @@ PHOTOGRAPHS = (
     "rocket",
 )
 # Every third name of the alphabet's order, so that no result could choose them.
-SPLITS: dict[Split, tuple[str, ...]] = {
+SPLIT_PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": tuple(name for i, name in enumerate(PHOTOGRAPHS) if i % 3 != 2),
     "held-out": PHOTOGRAPHS[2::3],
 }
@@ -122,7 +120,7 @@ def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> 
 
 
 @final
-class PhotoPan(ClipDataset):
+class PhotoPan(MadeClips):
     """Pans and zooms over photographs, ours: six classes, constant speed, and random place, size and speed.
 
     Every frame is resampled from the photograph at full precision of the window's place by Pillow's
@@ -133,15 +131,7 @@ class PhotoPan(ClipDataset):
     Consecutive clips go through all pairs of class and photograph. In the train split the photograph is also
     mirrored and transposed at random (the class is that of the clip as seen).
 
-    Args:
-        split: "train" or "held-out": disjoint, fixed sets of photographs (SPLITS).
-        num_frames: T.
-        image_size: H = W, pixels.
-        seed: of the random draws; with the index, all that an item depends on.
-        size: number of clips.
-
-    Raises:
-        ValueError: for another split, or a number below 1.
+    Splits are disjoint, fixed sets of photographs (SPLIT_PHOTOGRAPHS); arguments are those of `MadeClips`.
     """
 
     classes = CLASSES
@@ -149,27 +139,17 @@ class PhotoPan(ClipDataset):
     def __init__(
         self, split: str, num_frames: int = 8, image_size: int = 64, seed: int = 0, size: int = 6000
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r}: it must be one of {', '.join(map(repr, SPLITS))}")
-        check_shape(num_frames, image_size, size, seed)
-        self.split, self.num_frames, self.image_size, self.seed = split, num_frames, image_size, seed
-        self.photographs = SPLITS[split]
-        self._size = size
+        super().__init__(split, num_frames, image_size, seed, size)
+        self.photographs = SPLIT_PHOTOGRAPHS[split]
         self._images = [Image.fromarray(photograph(name)) for name in self.photographs]
         self._grey = [np.asarray(image.convert("L"), np.float32) / 255 for image in self._images]
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % len(CLASSES)
 
     def name(self, index: int) -> str:
         return f"{self.photographs[self._photo(index)]}-{index}"
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
         photo, label = self._photo(index), CLASSES[self.label(index)]
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), index])
+        rng = self.generator(index)
         path = _textured_path(rng, self._grey[photo])
         mirror, transpose = rng.random(2) < (0.5 if self.split == "train" else 0)
         if mirror:

@@ -63,8 +63,8 @@ def accuracy_illustrations(
     yield Illustration(
         f"accuracy_{slug(base)}",
         f"Accuracy on {base}. Each dot is one seed, with the mean and the 95 % interval over seeds; the line is "
-        f"chance. Below is the difference to {variant_label(REFERENCE)} of the same seed: the thick line is the bootstrap over "
-        "seeds and clips, the thin line Student's interval over seeds.",
+        f"chance. Below is the difference to {variant_label(REFERENCE)} of the same seed: the thick line is the "
+        "bootstrap over seeds and clips, the thin line Student's interval over seeds.",
         _accuracy_text(accuracy, differences),
         partial(_accuracy_figure, cells, accuracy, differences),
     )

@@ -106,12 +106,5 @@ def _by_condition(
 def _over_seeds(cells: pd.DataFrame) -> dict[str, object]:
     found = seed_interval(cells["accuracy"].to_numpy(dtype=float))
     low, high = np.clip([found.low, found.high], 0.0, 1.0).tolist()
-    ends = {"low": low, "high": high}
-    return {
-        "mean": found.value,
-        **ends,
-        "sd": found.sd,
-        "n": found.n,
-        "chance": cells["chance"].iloc[0],
-        "note": found.note,
-    }
+    values = (found.value, low, high, found.sd, found.n, cells["chance"].iloc[0], found.note)
+    return dict(zip(_NUMBERS, values, strict=True))

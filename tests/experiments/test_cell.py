@@ -10,8 +10,7 @@ from pydantic import ValidationError
 import vmp
 from experiments import cell as cells
 from experiments.cell import VARIANTS, CellConfig, run_cell
-from experiments.data.held import held_clips
-from experiments.data.tasks import task_dataset
+from experiments.data.tasks import held_clips, task_dataset
 from experiments.grid_tables import SCHEMAS, read_table
 from experiments.presets import PRESETS, Ablation, Preset
 from experiments.probing import attention_rows, layer_directions
