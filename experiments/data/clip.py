@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Self, final
+from typing import final
 
 import numpy as np
 import torch
@@ -84,10 +84,9 @@ class ClipDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     _held: tuple[UInt8[np.ndarray, "T H W 3"], ...] | None = None
 
     @final
-    def hold(self) -> Self:
+    def hold(self) -> None:
         """Make the frames of every clip now and keep them: T * H * W * 3 bytes for each. No bit of them changes."""
         self._held = tuple(self.frames(index) for index in range(len(self)))
-        return self
 
 
 class MadeClips(ClipDataset):

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from experiments.data.augment import ClipAugment
 from experiments.data.clip import check_shape
 from experiments.data.decode import Choose
-from experiments.data.lists import Sample
+from experiments.data.lists import ListedVideo
 from experiments.data.sampling import sample_segments, sample_stretch
 from experiments.data.video import read_frames
 
@@ -74,7 +74,7 @@ class VideoDraws(Dataset[Drawn]):
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ListedVideo],
         augment: ClipAugment,
         num_frames: int = 8,
         seed: int = 0,

@@ -27,7 +27,7 @@ _PROBED = 100  # names of a list that are looked for, of which one has to be the
 
 @final
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ListedVideo:
     """A labelled video: a file, or a folder of images whose first `total_frames` are the video."""
 
     path: pathlib.Path
@@ -45,7 +45,7 @@ class VideoList:
     mirrored  whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ListedVideo, ...]
     classes: tuple[str, ...]
     mirrored: bool = True
 
@@ -90,7 +90,7 @@ def read_dataset(
     return found
 
 
-def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
+def read_list(path: PathLike, root: PathLike = "") -> list[ListedVideo]:
     """The samples of a list file, with lines `path label` or `frame_folder total_frames label`.
 
     Fields are apart by spaces, tabs or commas, and a path may hold spaces. Blank lines are passed over.
@@ -106,7 +106,7 @@ def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
 _LINE = re.compile(r"(?P<path>\S.*?)(?:[\s,]+(?P<total>\d+))?[\s,]+(?P<label>\d+)")
 
 
-def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
+def _parse_line(line: str, root: pathlib.Path, where: str) -> ListedVideo:
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(
@@ -115,8 +115,8 @@ def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
         )
     label, folder = int(match["label"]), root / match["path"]
     if match["total"] is not None and folder.is_dir():
-        return Sample(folder, label, int(match["total"]))
-    return Sample(root / line[: match.start("label")].rstrip(" \t,"), label)
+        return ListedVideo(folder, label, int(match["total"]))
+    return ListedVideo(root / line[: match.start("label")].rstrip(" \t,"), label)
 
 
 def _plain(
@@ -168,7 +168,7 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
     files = find_videos(root, {*timed, *untimed}, depth=2)
     numbers = _numbers(classes)
     samples = [
-        Sample(
+        ListedVideo(
             files.get(name) or files.get(short) or root / f"{name}.mp4",
             _number(row["label"], numbers, where),
         )
@@ -203,7 +203,7 @@ def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -
     files = find_videos(root, {str(entry["id"]) for entry in entries}, depth=0)
     numbers = _numbers(classes)
     samples = [
-        Sample(
+        ListedVideo(
             files.get(str(entry["id"])) or root / f"{entry['id']}.webm",
             _number(re.sub(r"[\[\]]", "", entry["template"]), numbers, f"{listing}, entry {position}"),
         )
@@ -229,7 +229,7 @@ def _ucf(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vide
             raise ValueError(
                 f"{where}: class {number.strip()}, but {index} numbers {classes[label]} as {label + 1}"
             )
-        samples.append(Sample(root / file, label))
+        samples.append(ListedVideo(root / file, label))
     return VideoList(tuple(samples), tuple(classes))
 
 
@@ -259,7 +259,7 @@ def _hmdb(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vid
                     f"{where}: {line!r} is not `file.avi use`, with use 0, 1 (train) or 2 (test)"
                 )
             if use == wanted:
-                samples.append(Sample(root / classes[label] / name.strip(), label))
+                samples.append(ListedVideo(root / classes[label] / name.strip(), label))
     if not samples:
         raise ValueError(f"{place}: no video in it is for {part}")
     return VideoList(tuple(samples), classes)
@@ -285,7 +285,7 @@ def _number(name: str, numbers: Mapping[str, int], where: str) -> int:
     return numbers[name]
 
 
-def _within(samples: Sequence[Sample], classes: int, listing: PathLike) -> tuple[Sample, ...]:
+def _within(samples: Sequence[ListedVideo], classes: int, listing: PathLike) -> tuple[ListedVideo, ...]:
     for sample in samples:
         if sample.label >= classes:
             raise ValueError(f"{listing}: {sample.path}: label {sample.label}: there are {classes} classes")

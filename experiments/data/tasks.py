@@ -44,4 +44,6 @@ def task_dataset(
 @functools.lru_cache(maxsize=2)
 def held_clips(task: str, split: str, num_frames: int, image_size: int, seed: int, size: int) -> MadeClips:
     """`task_dataset`, held in memory; the last two that a process asked for are kept."""
-    return task_dataset(task, split, num_frames, image_size, seed, size).hold()
+    clips = task_dataset(task, split, num_frames, image_size, seed, size)
+    clips.hold()
+    return clips

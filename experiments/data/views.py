@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.data.clip import check_shape, normalise
 from experiments.data.list_files import PathLike
-from experiments.data.lists import Sample
+from experiments.data.lists import ListedVideo
 from experiments.data.sampling import dense_views, sparse_views
 from experiments.data.video import crop_squares, read_frames
 
@@ -39,7 +39,7 @@ class VideoViews:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ListedVideo],
         classes: Sequence[str],
         num_frames: int = 8,
         image_size: int = 224,

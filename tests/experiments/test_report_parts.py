@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report.probed import gaps, shown
+from experiments.report.page import inline_svg
+from experiments.report.probed import gaps, page_rows
 from experiments.report.saved import read_grid
-from experiments.report.svg import inline_svg
 from experiments.report.viewer import DECADES, pack, pack_rows
 
 
@@ -116,9 +116,9 @@ def test_numbers_of_whole_rows_stand_in_where_self_attention_has_no_sides():
         ],
         columns=["variant", "quantity", "direction", "mean"],
     ).assign(scope="contribution", trained=True)
-    by_side = shown(rows, "contradiction", ("forward", "backward"))
+    by_side = page_rows(rows, "contradiction", ("forward", "backward"))
     assert by_side[["variant", "direction"]].to_numpy().tolist() == [
         ["attention", "both"],
         ["mask", "forward"],
     ]
-    assert shown(rows, "contradiction", ("mean",))["direction"].tolist() == ["mean", "mean"]
+    assert page_rows(rows, "contradiction", ("mean",))["direction"].tolist() == ["mean", "mean"]

@@ -8,12 +8,10 @@ import sys
 
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import vmp
-from experiments.train import TrainConfig, main
+from experiments.train import TrainConfig
 from experiments.training.state import TrainingState
 
 TINY = {
@@ -72,9 +70,3 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
             raise MemoryError
 
     monkeypatch.setattr(TrainingState, "update", update_and_interrupt)
-
-
-def run_cli(*arguments: str):
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, arguments)
