@@ -1,7 +1,7 @@
 """Lists of labelled videos: plain ones, and those of Kinetics-400, Something-Something V2, UCF101 and HMDB51.
 
-A file that a list names and that is not there is found out when it is read, as a damaged one is; a list of which
-nothing is there is refused at once.
+A listed file that is missing or damaged is noticed only when it is read. A list of which nothing is there is refused at
+once.
 """
 
 import csv
@@ -40,9 +40,10 @@ class ListedVideo:
 class VideoList:
     """The videos of one list.
 
-    samples   the videos, in the list's order
-    classes   what labels 0, 1, ... mean
-    mirrored  whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right
+    Attributes:
+        samples: the videos, in the list's order.
+        classes: what labels 0, 1, ... mean.
+        mirrored: whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right.
     """
 
     samples: tuple[ListedVideo, ...]
@@ -77,8 +78,8 @@ def read_dataset(
         labels: the file above.
 
     Raises:
-        ValueError: in one line that names the list and the line, for a list that cannot be read, is of another form,
-            is empty, or names no file that exists; and for a data set that is not known.
+        ValueError: if the list cannot be read, is of another form, is empty, or names no file that exists, or if there
+            is no such data set; the message names the list and the line.
     """
     if dataset not in _READERS:
         raise ValueError(f"data set {dataset!r}: it must be one of {', '.join(DATASETS)}")
@@ -93,12 +94,11 @@ def read_dataset(
 def read_list(path: PathLike, root: PathLike = "") -> list[ListedVideo]:
     """The samples of a list file, with lines `path label` or `frame_folder total_frames label`.
 
-    Fields are apart by spaces, tabs or commas, and a path may hold spaces. Blank lines are passed over.
-    Whether a line is of the second form is told by its path being a folder under `root`, so `clip 12 3` may
-    be either.
+    Fields are separated by spaces, tabs or commas, and a path may contain spaces. Blank lines are skipped. A line is of
+    the second form if its path is a folder under `root`, so `clip 12 3` may be either.
 
     Raises:
-        ValueError: naming the list and the line, if it cannot be read, has a line of neither form, or has no lines.
+        ValueError: if the list cannot be read, has a line of neither form, or has no lines; the message names them.
     """
     return [_parse_line(line, pathlib.Path(root), where) for where, line in read_lines(path)]
 

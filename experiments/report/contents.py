@@ -272,7 +272,9 @@ def _origins(grid: SavedGrid, command: str) -> Iterator[Part]:
     yield Part(tables=(Table(caption, ("what", "value"), rows),))
     times = grid.tables["times"].groupby("stage", sort=False)["seconds"].agg(["sum", "mean", "max"])
     lines = [[str(stage), *map(number, row)] for stage, row in zip(times.index, times.values, strict=True)]
-    yield Part(tables=(Table("Seconds by stage", ("stage", "all cells", "mean a cell", "longest"), lines),))
+    yield Part(
+        tables=(Table("Seconds by stage", ("stage", "all cells", "mean of a cell", "longest cell"), lines),)
+    )
     fields = [*base_fields(grid.cells), "variant", "seed"]
     hashes = [
         [

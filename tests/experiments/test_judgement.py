@@ -1,4 +1,4 @@
-"""Verdicts on tables drawn from known effects: each way that a statement can fall, and what every sentence must hold."""
+"""Verdicts on tables drawn from known effects: how a statement can fall, and what every sentence must hold."""
 
 import dataclasses
 import re
