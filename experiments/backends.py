@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import joblib
 
-Backend = Literal["loky", "dask", "ray"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+GridBackend = Literal["loky", "dask", "ray"]
+GRID_BACKENDS: tuple[GridBackend, ...] = get_args(GridBackend)
 
 EXTRAS = {"dask": ("distributed", "dask"), "ray": ("ray", "ray")}
 """The package that a backend imports, and the extra that it comes with."""
@@ -31,7 +31,7 @@ def running_on(name: str, jobs: int, address: str | None = None) -> Iterator[Non
     """Let `joblib.Parallel` run its tasks on this backend inside the block, each on one thread.
 
     Args:
-        name: one of BACKENDS.
+        name: one of GRID_BACKENDS.
         jobs: the number of tasks at a time; a cluster that has an address decides by its own size.
         address: the address of a dask scheduler or a ray cluster; if None, one is started here, and stopped at the end.
 
@@ -39,8 +39,8 @@ def running_on(name: str, jobs: int, address: str | None = None) -> Iterator[Non
         ValueError: if there is no backend of that name, its package is not installed, or the cluster does not answer.
         BrokenExecutor: if a worker process was killed.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r}: it must be one of {', '.join(BACKENDS)}")
+    if name not in GRID_BACKENDS:
+        raise ValueError(f"backend {name!r}: it must be one of {', '.join(GRID_BACKENDS)}")
     if jobs < 1:
         raise ValueError(f"jobs {jobs}: at least 1 is needed")
     if name == "loky":

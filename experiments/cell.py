@@ -39,7 +39,15 @@ from vmp.config import ModelConfig, matched_config
 CELL = "cell.json"
 FAILED = "failed.txt"
 ROWS = "rows.npz"
-VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")
+CELL_VARIANTS = (
+    "mamba",
+    "videomamba",
+    "mask",
+    "residual_initial",
+    "residual_elemental",
+    "paper",
+    "attention",
+)
 """The models of math.md section 6 in their order."""
 
 HELD_BYTES = 2**30
@@ -67,7 +75,7 @@ class CellConfig(BaseModel):
         task: one of `experiments.data.tasks.TASKS`.
         frames, image_size: of a clip: T, and H = W in pixels.
         patch_size, tubelet_size, d_model, depth, d_state, class_token: as `vmp.ModelConfig` has them.
-        variant: one of VARIANTS.
+        variant: one of CELL_VARIANTS.
         steps, batch_size, learning_rate, warmup_steps, weight_decay: as `TrainConfig` has them.
         train_clips: the clips to learn from, gone through in epochs.
         test_clips: the held-out clips to judge on.
@@ -85,7 +93,7 @@ class CellConfig(BaseModel):
     d_model: Count
     depth: Count
     d_state: Count
-    variant: Literal[VARIANTS]  # type: ignore[valid-type]
+    variant: Literal[CELL_VARIANTS]  # type: ignore[valid-type]
     class_token: Literal["first", "none"]
     steps: Count
     batch_size: Count

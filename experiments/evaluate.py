@@ -35,12 +35,12 @@ from experiments.data.draws import BadVideos
 from experiments.data.lists import DATASETS, read_dataset
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.data.views import VideoViews
-from experiments.predictions import Evaluation, write_table
+from experiments.predictions import Evaluation, write_predictions
 from experiments.runs import RunFolder
 from experiments.training.batches import batches_of, leave_signals_to_the_parent
 from vmp.checkpoint import read_checkpoint
 
-__all__ = ["Evaluation", "app", "evaluate", "write_table"]
+__all__ = ["Evaluation", "app", "evaluate", "write_predictions"]
 
 SAVE_SECONDS = 20.0
 """How much of an evaluation a kill can cost."""
@@ -48,7 +48,7 @@ SAVE_SECONDS = 20.0
 app = typer.Typer(add_completion=False)
 
 
-class Shown(NamedTuple):
+class ShownClip(NamedTuple):
     """The views of clip number `clip`, or what is wrong with it."""
 
     clip: int
@@ -57,17 +57,17 @@ class Shown(NamedTuple):
 
 
 @final
-class _AllViews(Dataset[Shown]):
+class _AllViews(Dataset[ShownClip]):
     def __init__(self, clips: ClipDataset | VideoViews) -> None:
         self.clips = clips
 
-    def __getitem__(self, index: int) -> Shown:
+    def __getitem__(self, index: int) -> ShownClip:
         if isinstance(self.clips, ClipDataset):
-            return Shown(index, self.clips[index][0][None], None)
+            return ShownClip(index, self.clips[index][0][None], None)
         try:
-            return Shown(index, self.clips.views(index), None)
+            return ShownClip(index, self.clips.views(index), None)
         except ValueError as error:
-            return Shown(index, None, str(error))
+            return ShownClip(index, None, str(error))
 
 
 def evaluate(
@@ -147,7 +147,7 @@ class _Done:
         self.logits: list[Tensor] = [state.get("logits", torch.zeros(0, classes, dtype=torch.float64))]
         self.bad.note(state["bad"])
 
-    def add(self, batch: list[Shown], logits: Float[Tensor, "views classes"] | None) -> None:
+    def add(self, batch: list[ShownClip], logits: Float[Tensor, "views classes"] | None) -> None:
         self.bad.note({shown.clip: shown.problem for shown in batch if shown.problem is not None})
         kept = [shown.clip for shown in batch if shown.views is not None]
         if logits is not None:
@@ -231,7 +231,7 @@ def main(
             evaluation = evaluate(model.to(place), dataset, batch_size, workers, max_bad, folder, show)
             for path, table in ((out, evaluation.table()), (per_class, evaluation.class_table())):
                 if path is not None:
-                    write_table(table, path)
+                    write_predictions(table, path)
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from there" if out else ""
         raise Stopped(signal.SIGINT, f"stopped{goes_on}") from None

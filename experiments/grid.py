@@ -24,7 +24,7 @@ import torch
 import typer
 from rich.console import Console
 
-from experiments.backends import BACKENDS, running_on
+from experiments.backends import GRID_BACKENDS, running_on
 from experiments.cell import CELL, FAILED, CellConfig, run_cell
 from experiments.command import Stopped, command_line, run_app
 from experiments.grid_tables import SCHEMAS, read_table, write_table
@@ -196,7 +196,7 @@ def main(
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of a grid instead.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Cells at a time; as many as cores, on a GPU one.")] = None,
-    backend: Annotated[str, typer.Option(help=f"Where cells run: {', '.join(BACKENDS)}.")] = "loky",
+    backend: Annotated[str, typer.Option(help=f"Where cells run: {', '.join(GRID_BACKENDS)}.")] = "loky",
     address: Annotated[str | None, typer.Option(help="Of a dask or ray cluster.")] = None,
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Only write the tables of the cells that are finished.")

@@ -106,7 +106,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def write_table(table: pd.DataFrame, path: pathlib.Path) -> None:
+def write_predictions(table: pd.DataFrame, path: pathlib.Path) -> None:
     """Write a table atomically, as parquet if the name ends in .parquet and as CSV otherwise.
 
     Raises:

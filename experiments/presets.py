@@ -30,7 +30,7 @@ from typing import Annotated, Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.cell import VARIANTS, CellConfig
+from experiments.cell import CELL_VARIANTS, CellConfig
 from experiments.data.tasks import CONTROLLED
 from experiments.statistics.bases import REFERENCE
 from experiments.training.config import explain
@@ -190,7 +190,7 @@ _LARGE = CellConfig(
     test_clips=2000,
     probe_clips=8,
 )
-_VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
+_VARIANTS = {"variant": tuple(variant for variant in CELL_VARIANTS if variant != REFERENCE)}
 _SIZES = {"d_state": (4, 64), "depth": (1, 4)}
 _READ_OUTS = ("first", "none")
 _LENGTHS = {"recall": (8, 16, 32), "relation": (5, 6, 8), "direction": (8, 16, 32)}

@@ -16,8 +16,8 @@ from experiments.report.figures import (
 )
 from experiments.report.findings import Findings
 from experiments.report.judgement import FAILS, HOLDS, UNTOLD, Judgement
-from experiments.report.parts import Part, Section, StatementCard, Table
-from experiments.report.probed import SCOPE, SHOWN, gaps, probe_label, summary_tables
+from experiments.report.parts import PagePart, Section, StatementCard, Table
+from experiments.report.probed import PAGE_QUANTITIES, SCOPE, missing_quantities, probe_label, summary_tables
 from experiments.report.saved import SavedGrid
 from experiments.report.statements import ARXIV, disagreement
 from experiments.report.untested import UNTESTED
@@ -29,7 +29,7 @@ from experiments.report.words import (
     p_value,
     percent,
     plural,
-    points,
+    signed_points,
     variant_label,
 )
 from experiments.statistics import REFERENCE, base_fields
@@ -62,7 +62,7 @@ def opening(findings: Findings) -> str:
     )
 
 
-def unfinished(grid: SavedGrid) -> str:
+def incompleteness(grid: SavedGrid) -> str:
     """What a reader of an incomplete grid has to know; empty for a complete one."""
     missing = grid.unfinished
     if not missing:
@@ -81,10 +81,10 @@ def _range(values: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _verdicts(findings: Findings) -> Iterator[Part]:
+def _verdicts(findings: Findings) -> Iterator[PagePart]:
     judgements = findings.judgements
     counts = {kind: sum(one.verdict == kind for one in judgements) for kind in KINDS}
-    yield Part(
+    yield PagePart(
         text=(
             f"This section puts to these models what arXiv {ARXIV} says, or what follows from it: {len(judgements)} "
             f"statements, of which {counts[HOLDS]} hold, {counts[FAILS]} do not, and {counts[UNTOLD]} cannot be told "
@@ -98,7 +98,7 @@ def _verdicts(findings: Findings) -> Iterator[Part]:
         judged=[_card(judgement) for judgement in judgements],
     )
     least, most = disagreement()
-    yield Part(
+    yield PagePart(
         heading="Untested here",
         text=(
             "These statements need data or hardware that are not here; the commands would test them. The gains that "
@@ -134,8 +134,8 @@ def _card(judgement: Judgement) -> StatementCard:
     )
 
 
-def _ablation(findings: Findings) -> Iterator[Part]:
-    yield Part(
+def _ablation(findings: Findings) -> Iterator[PagePart]:
+    yield PagePart(
         text=(
             f"These tables give the accuracy on held-out clips, and its difference to {variant_label(REFERENCE)} of "
             "the same base and seed. In brackets is Student's interval over seeds. The bootstrap draws seeds and, "
@@ -154,7 +154,7 @@ def _ablation(findings: Findings) -> Iterator[Part]:
         less = differences.get(base, findings.differences[:0])
         by = conditions.get(base, findings.accuracy_by_condition[:0])
         figures = accuracy_illustrations(base, cells[base], rows, less, by)
-        yield Part(base, tables=(_accuracy_table(cells[base], rows, less),), figures=tuple(figures))
+        yield PagePart(base, tables=(_accuracy_table(cells[base], rows, less),), figures=tuple(figures))
 
 
 def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd.DataFrame) -> Table:
@@ -168,8 +168,8 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
             if ends[0] > 0 or ends[1] < 0:
                 marked.add(k)
             compared = [
-                f"{points(other['difference'])}\n({interval(*ends, points)})",
-                interval(other["low"], other["high"], points),
+                f"{signed_points(other['difference'])}\n({interval(*ends, signed_points)})",
+                interval(other["low"], other["high"], signed_points),
                 p_value(other["p_value"]),
                 p_value(other["p_holm"]),
             ]
@@ -186,15 +186,15 @@ def _accuracy_table(cells: pd.DataFrame, accuracy: pd.DataFrame, differences: pd
     return Table(f"{chance}. {base_setting(cells)}.", head, lines, frozenset(marked))
 
 
-def _probes(findings: Findings) -> Iterator[Part]:
+def _probes(findings: Findings) -> Iterator[PagePart]:
     cells = findings.grid.cells
     probes = findings.grid.tables["probes"].merge(cells[["cell", *base_fields(cells)]], on="cell")
     curves, of_base = _by_base(findings.probe_profiles, findings), _by_base(probes, findings)
-    expected = {name: SCOPE for names in SHOWN.values() for name in names}
+    expected = {name: SCOPE for names in PAGE_QUANTITIES.values() for name in names}
     for base, rows in _by_base(findings.probe_summary, findings).items():
         figures = probe_illustrations(base, rows, curves[base])
-        missing = gaps(of_base[base], expected)
-        yield Part(base, text=missing, tables=tuple(summary_tables(rows)), figures=tuple(figures))
+        missing = missing_quantities(of_base[base], expected)
+        yield PagePart(base, text=missing, tables=tuple(summary_tables(rows)), figures=tuple(figures))
 
 
 def _by_base(table: pd.DataFrame, findings: Findings) -> dict[str, pd.DataFrame]:
@@ -202,11 +202,11 @@ def _by_base(table: pd.DataFrame, findings: Findings) -> dict[str, pd.DataFrame]
     return by_base(table, base_fields(cells), cells)
 
 
-def _correlations(findings: Findings) -> Iterator[Part]:
+def _correlations(findings: Findings) -> Iterator[PagePart]:
     table = findings.correlations
     table = table[table["direction"] == "mean"]
     family = int(findings.correlations["family"].iloc[0]) if len(findings.correlations) else 0
-    yield Part(
+    yield PagePart(
         text=(
             "Does a probe's number, the mean over layers and directions, go with accuracy? The tables give Spearman's "
             "rank correlation over models, ranked within each base and seed, with its bootstrap interval. The first "
@@ -236,20 +236,20 @@ def _correlations(findings: Findings) -> Iterator[Part]:
             for quantity in CORRELATED
             for _, row in table[(table["task"] == task) & (table["quantity"] == quantity)].iterrows()
         ]
-        yield Part(
+        yield PagePart(
             heading=task,
-            text=gaps(of_task[of_task["task"] == task], CORRELATED),
+            text=missing_quantities(of_task[of_task["task"] == task], CORRELATED),
             tables=(Table(f"Correlation with accuracy, {task}", head, rows),),
             figures=tuple(figure for at, figure in drawn if at == task),
         )
 
 
-def _viewer(packed: Packed) -> Part:
+def _viewer(packed: Packed) -> PagePart:
     each = f"{packed.saved} matrices, one for each model, clip and layer"
     fits = packed.shown == packed.saved
     held = f"This page holds {each}" if fits else f"Of {each}, this page holds {packed.shown}, as many as fit"
     error = 10 ** (DECADES / 254 / 2) - 1  # half a step of a packed weight's logarithm
-    return Part(
+    return PagePart(
         text=(
             "Where does a token's output come from? Choose an anchor token in the list, by a tap on it, or with the "
             "arrow keys. Above, the clip's frames are shown with the anchor framed; below each is how much of the "
@@ -261,7 +261,7 @@ def _viewer(packed: Packed) -> Part:
     )
 
 
-def _origins(grid: SavedGrid, command: str) -> Iterator[Part]:
+def _origins(grid: SavedGrid, command: str) -> Iterator[PagePart]:
     """Commands, versions and machine; times; and every model with the hash of its weights."""
     sessions = list(grid.provenance["sessions"].values())
     rows = [["this page", command], ["seeds", ", ".join(map(str, sorted(set(grid.cells["seed"]))))]]
@@ -269,10 +269,10 @@ def _origins(grid: SavedGrid, command: str) -> Iterator[Part]:
     caption = "Commands, versions and machine"
     if len(sessions) > 1:
         caption += f", of the last of the {len(sessions)} times that the grid was started or went on"
-    yield Part(tables=(Table(caption, ("what", "value"), rows),))
+    yield PagePart(tables=(Table(caption, ("what", "value"), rows),))
     times = grid.tables["times"].groupby("stage", sort=False)["seconds"].agg(["sum", "mean", "max"])
     lines = [[str(stage), *map(number, row)] for stage, row in zip(times.index, times.values, strict=True)]
-    yield Part(
+    yield PagePart(
         tables=(Table("Seconds by stage", ("stage", "all cells", "mean of a cell", "longest cell"), lines),)
     )
     fields = [*base_fields(grid.cells), "variant", "seed"]
@@ -287,7 +287,7 @@ def _origins(grid: SavedGrid, command: str) -> Iterator[Part]:
     ]
     named = (field.replace("_", " ") for field in fields)
     head = ("cell", *named, "accuracy", "SHA-256 of the weights, first 16 digits")
-    yield Part(tables=(Table("Every model", head, hashes),))
+    yield PagePart(tables=(Table("Every model", head, hashes),))
 
 
 def _flat(fields: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

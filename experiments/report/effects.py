@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables import number
-from experiments.report.words import points
+from experiments.report.words import signed_points
 from experiments.statistics import cell_accuracy_by, cell_probes
 
 SIMILAR = ("similar to one", "similar to both")
@@ -32,7 +32,7 @@ class Effect:
     label: str
     unit: str
     by_cell: Callable[[Tables, bool], pd.Series]
-    shown: Callable[[float], str] = points
+    shown: Callable[[float], str] = signed_points
     probed: bool = False
 
 

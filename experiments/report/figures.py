@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots import LOOKS, no_data, styled
 from analysis.tables import number
 from experiments.report.parts import Illustration
-from experiments.report.probed import CURVES, SCOPE, SHOWN, page_rows, probe_label, quantities
+from experiments.report.probed import PAGE_CURVES, PAGE_QUANTITIES, SCOPE, page_rows, probe_label, quantities
 from experiments.report.words import (
     VARIANT_LOOKS,
     interval,
     percent,
     plural,
-    points,
+    signed_points,
     slug,
     variant_label,
 )
@@ -36,7 +36,7 @@ CONDITION_LABELS: Mapping[str, str] = {
 }
 """The label of the axis for each breakdown of the accuracy."""
 
-SIDES: Mapping[str, float] = {"forward": 0.16, "backward": -0.16, "both": 0.0}
+SIDE_OFFSETS: Mapping[str, float] = {"forward": 0.16, "backward": -0.16, "both": 0.0}
 """Where each direction stands in a variant's line, up from its middle."""
 
 _CURVE_WORDS: Mapping[str, tuple[str, str, str]] = {
@@ -90,7 +90,7 @@ def probe_illustrations(base: str, rows: pd.DataFrame, profiles: pd.DataFrame) -
         base: its label.
         rows, profiles: its rows of what `probe_summary` and `probe_profiles` give.
     """
-    for probe in SHOWN:
+    for probe in PAGE_QUANTITIES:
         chosen = page_rows(rows, probe, ("forward", "backward"))
         if there := quantities(chosen, probe):
             both = " Self-attention has one number for both sides." * ("both" in set(chosen["direction"]))
@@ -103,7 +103,7 @@ def probe_illustrations(base: str, rows: pd.DataFrame, profiles: pd.DataFrame) -
                 _numbers_text(chosen, there),
                 partial(_numbers_figure, chosen, there),
             )
-    for quantity in CURVES:
+    for quantity in PAGE_CURVES:
         chosen = profiles[profiles["quantity"] == quantity]
         if len(chosen):
             heading, *labels = _CURVE_WORDS[quantity]
@@ -193,8 +193,8 @@ def _accuracy_text(accuracy: pd.DataFrame, differences: pd.DataFrame) -> str:
         for row in accuracy.to_dict("records")
     ]
     less = [
-        f"{variant_label(row['variant'])} {points(row['difference'])} "
-        f"({interval(row['seed_low'], row['seed_high'], points)})"
+        f"{variant_label(row['variant'])} {signed_points(row['difference'])} "
+        f"({interval(row['seed_low'], row['seed_high'], signed_points)})"
         for row in differences.to_dict("records")
     ]
     said = f"Accuracy: {'; '.join(parts)}; chance is {percent(accuracy['chance'].iloc[0])}."
@@ -324,7 +324,7 @@ def plot_probe(rows: pd.DataFrame, ax: Axes) -> Axes:
     An infinite number is a triangle at the right edge.
     """
     places = _variant_lines(rows["variant"], ax)
-    for direction, up in SIDES.items():
+    for direction, up in SIDE_OFFSETS.items():
         color, marker = LOOKS[direction]["color"], LOOKS[direction]["marker"]
         chosen = rows[rows["direction"] == direction]
         for variant, pair in chosen[np.isfinite(chosen["mean"])].groupby("variant"):

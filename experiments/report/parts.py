@@ -57,7 +57,7 @@ class StatementCard:
 
 
 @dataclass(frozen=True)
-class Part:
+class PagePart:
     """A part of a section: a heading, and what stands below it, kind by kind."""
 
     heading: str = ""
@@ -74,4 +74,4 @@ class Section:
 
     id: str
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[PagePart]

@@ -13,12 +13,12 @@ from experiments.report.parts import Table
 from experiments.report.saved import SavedGrid
 from experiments.report.words import variant_label
 from experiments.statistics import base_fields, cell_probes, groups, ordered, seed_interval
-from experiments.statistics.association import DIRECTIONS
+from experiments.statistics.association import SCAN_DIRECTIONS
 
 SCOPE = "contribution"
 """The scope in which scans and self-attention are compared (docs/math.md, section 2)."""
 
-SHOWN: Mapping[str, Sequence[str]] = {
+PAGE_QUANTITIES: Mapping[str, Sequence[str]] = {
     "decay": ("decay_index_frames", "decay_index_tokens", "half_life_frames", "effective_context_tokens"),
     "contradiction": (
         *("mediator_sensitivity", "transitivity_unmasked", "block_rank", "contradictory_mass"),
@@ -27,7 +27,7 @@ SHOWN: Mapping[str, Sequence[str]] = {
 """The quantities of each probe that the page shows; the tables beside it have all of them. A mask makes the plain
 transitivity residual 1 whatever the model does, so the page shows the one before the mask."""
 
-CURVES = ("frame_lag_profile", "class_row")
+PAGE_CURVES = ("frame_lag_profile", "class_row")
 """The curves that the page shows."""
 
 _LABELS: Mapping[str, Quantity] = {**DECAY, **CONTRADICTION}
@@ -60,7 +60,7 @@ def _over_seeds(values: np.ndarray) -> dict[str, object]:
 
 
 def probe_profiles(grid: SavedGrid) -> pd.DataFrame:
-    """The mean over seeds of `CURVES` in the last layer, in the scope `SCOPE`.
+    """The mean over seeds of `PAGE_CURVES` in the last layer, in the scope `SCOPE`.
 
     A profile by lag is relative to its first lag, which is 0, or 1 where a mask leaves no pair of lag 0.
 
@@ -69,9 +69,11 @@ def probe_profiles(grid: SavedGrid) -> pd.DataFrame:
     """
     fields = base_fields(grid.cells)
     curves = grid.tables["profiles"]
-    curves = curves[curves["quantity"].isin(CURVES) & (curves["scope"] == SCOPE)]
+    curves = curves[curves["quantity"].isin(PAGE_CURVES) & (curves["scope"] == SCOPE)]
     curves = curves[curves["layer"] == curves.groupby("cell")["layer"].transform("max")]
-    curves = curves.assign(at=curves["index"].astype(int), direction=curves["direction"].replace(DIRECTIONS))
+    curves = curves.assign(
+        at=curves["index"].astype(int), direction=curves["direction"].replace(SCAN_DIRECTIONS)
+    )
     curves = curves.sort_values("at", kind="stable")
     first = curves.groupby(["cell", "trained", "quantity", "direction"])["value"].transform("first")
     by_lag = curves["quantity"] == "frame_lag_profile"
@@ -95,18 +97,18 @@ def page_rows(rows: pd.DataFrame, probe: str, directions: Sequence[str]) -> pd.D
 
     Self-attention has some numbers for whole rows alone (direction "both"); these stand in for its two sides.
     """
-    chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(SHOWN[probe])]
+    chosen = rows[(rows["scope"] == SCOPE) & rows["quantity"].isin(PAGE_QUANTITIES[probe])]
     asked = chosen["direction"].isin(directions)
     there = asked.groupby([chosen[key] for key in ("variant", "quantity", "trained")]).transform("any")
     return chosen[asked | ((chosen["direction"] == "both") & ~there)]
 
 
 def quantities(rows: pd.DataFrame, probe: str) -> list[str]:
-    """The quantities of `SHOWN` that these rows have."""
-    return [quantity for quantity in SHOWN[probe] if quantity in set(rows["quantity"])]
+    """The quantities of `PAGE_QUANTITIES` that these rows have."""
+    return [quantity for quantity in PAGE_QUANTITIES[probe] if quantity in set(rows["quantity"])]
 
 
-def gaps(probes: pd.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
+def missing_quantities(probes: pd.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
     """The quantities that no model has a number of, with the reasons, as a sentence; empty if there are none.
 
     Args:
@@ -124,7 +126,7 @@ def gaps(probes: pd.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
 
 def summary_tables(rows: pd.DataFrame) -> Iterator[Table]:
     """One table for each probe of a base; each line is one variant, after training with its interval and before it."""
-    for probe in SHOWN:
+    for probe in PAGE_QUANTITIES:
         chosen = page_rows(rows, probe, ("mean",))
         there = quantities(chosen, probe)
         said = chosen.set_index(["variant", "quantity", "trained"])[["mean", "low", "high"]].T.to_dict("list")

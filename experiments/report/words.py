@@ -100,7 +100,7 @@ def percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
-def points(difference: float) -> str:
+def signed_points(difference: float) -> str:
     """A difference of two shares in points, with a sign unless it rounds to 0."""
     said = f"{100 * difference:+.1f}"
     return "-" if np.isnan(difference) else "0.0" if float(said) == 0 else said

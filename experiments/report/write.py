@@ -8,7 +8,7 @@ import matplotlib.style
 from analysis.figures import save_figure
 from analysis.plots import STYLE
 from analysis.results import replacing
-from experiments.report.contents import contents, opening, unfinished
+from experiments.report.contents import contents, incompleteness, opening
 from experiments.report.findings import compute_findings
 from experiments.report.page import render
 from experiments.report.saved import SavedGrid
@@ -49,6 +49,6 @@ def write_report(grid: SavedGrid, directory: Path, command: str, progress: Progr
                 save_figure(figure.draw(), new / "figures" / figure.name)
                 if progress is not None:
                     progress(f"drawing {figure.name}", done, len(drawn))
-        said = {"opening": opening(findings), "unfinished": unfinished(grid)}
+        said = {"opening": opening(findings), "unfinished": incompleteness(grid)}
         page = render(sections, packed, new / "figures", **said)
         (new / "index.html").write_text(page, encoding="utf-8")

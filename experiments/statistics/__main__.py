@@ -7,18 +7,18 @@ from typing import Annotated
 import typer
 
 from experiments.command import run_app
-from experiments.statistics.mcnemar import mcnemar as mcnemar_of_files
+from experiments.statistics.mcnemar import mcnemar
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def mcnemar(
+def main(
     one: Annotated[pathlib.Path, typer.Argument(help="Predictions that experiments.evaluate wrote.")],
     other: Annotated[pathlib.Path, typer.Argument(help="Those of another model on the same clips.")],
 ) -> None:
     """Print how two models' hits fall together on the same clips, with McNemar's p-value."""
-    found = mcnemar_of_files(one, other)
+    found = mcnemar(one, other)
     typer.echo(
         f"{100 * found.difference:+.1f} points on {found.clips} clips: {found.only_one} told right by the first alone, "
         f"{found.only_other} by the second alone; McNemar p = {found.p_value:.3g} "

@@ -16,7 +16,7 @@ from experiments.statistics.bases import base_fields, can_read, groups, ordered
 from experiments.statistics.intervals import holm
 from experiments.statistics.paired import RESAMPLES
 
-DIRECTIONS = {"both j<=i": "forward", "both j>=i": "backward"}
+SCAN_DIRECTIONS = {"both j<=i": "forward", "both j>=i": "backward"}
 """Self-attention's sides, by the direction of the scan that could carry the same keys (docs/math.md, section 3)."""
 
 CORRELATED: Mapping[str, str] = {
@@ -58,7 +58,7 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     """
     keys = ["cell", "probe", "scope", "quantity", "unit"]
     rows = probes[(probes["trained"] == trained) & probes["value"].notna()]
-    rows = rows.assign(direction=rows["direction"].replace(DIRECTIONS))
+    rows = rows.assign(direction=rows["direction"].replace(SCAN_DIRECTIONS))
     by_direction = rows.groupby([*keys, "direction"], as_index=False)["value"].mean()
     is_side = by_direction["direction"] != "both"
     sided = is_side.groupby([by_direction[key] for key in keys]).transform("any")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 import vmp
 from experiments import cell as cells
-from experiments.cell import VARIANTS, CellConfig, run_cell
+from experiments.cell import CELL_VARIANTS, CellConfig, run_cell
 from experiments.data.tasks import held_clips, task_dataset
 from experiments.grid_tables import SCHEMAS, read_table
 from experiments.presets import PRESETS, Ablation, Preset
@@ -123,7 +123,7 @@ def test_clips_too_many_to_hold_are_made_as_they_are_needed(monkeypatch):
 @pytest.mark.parametrize(
     ("variant", "class_token"),
     [
-        *((variant, "none") for variant in VARIANTS),
+        *((variant, "none") for variant in CELL_VARIANTS),
         *((variant, "first") for variant in ("mamba", "videomamba", "attention")),
     ],
 )
@@ -253,7 +253,7 @@ def test_quick_is_three_tasks_of_seven_models_and_no_seed_that_its_settings_were
     cells = PRESETS["quick"].cells()
     assert len(cells) == 63
     assert {(c.task, c.variant) for c in cells} == {
-        (task, variant) for task in ("recall", "relation", "direction") for variant in VARIANTS
+        (task, variant) for task in ("recall", "relation", "direction") for variant in CELL_VARIANTS
     }
     assert not {cell.seed for cell in cells} & {90, 91, 92}
     assert {cell.class_token for cell in cells if cell.task == "recall"} == {"first"}

@@ -13,7 +13,7 @@ import vmp
 from experiments import evaluate as evaluating
 from experiments.data import Digits, PhotoPan, read_list
 from experiments.data.views import VideoViews
-from experiments.evaluate import Evaluation, app, evaluate, write_table
+from experiments.evaluate import Evaluation, app, evaluate, write_predictions
 from experiments.runs import RunFolder
 from experiments.statistics import mcnemar
 from tests.experiments.commands import assert_refused, run_command
@@ -70,7 +70,7 @@ def test_accuracy_by_class():
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_predictions_survive_a_file(tmp_path, suffix):
     path = tmp_path / "folder" / f"table.{suffix}"
-    write_table(example().table(), path)
+    write_predictions(example().table(), path)
     table = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
     assert table["top5"].tolist() == [True] * 5
     assert table["clip"].tolist() == list("vwxyz")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.grid_tables import SCHEMAS
 from experiments.report.__main__ import app
-from experiments.report.contents import unfinished
+from experiments.report.contents import incompleteness
 from experiments.report.saved import read_grid
 from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
@@ -227,4 +227,4 @@ def test_an_incomplete_grid_is_said_to_be_so(report, page, tiny_grid):
     assert f"Incomplete: {total - 1} of {total} models are finished." in page.text
     assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in page.text
     assert read_grid(report.with_name("grid")).unfinished == (gone,)
-    assert unfinished(read_grid(tiny_grid)) == ""
+    assert incompleteness(read_grid(tiny_grid)) == ""

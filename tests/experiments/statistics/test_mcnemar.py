@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.evaluate import Evaluation, write_table
+from experiments.evaluate import Evaluation, write_predictions
 from experiments.statistics import mcnemar, mcnemar_counts
 from experiments.statistics.__main__ import app
 from tests.experiments.commands import assert_refused, run_command
@@ -64,8 +64,8 @@ def evaluation(predictions):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_files_that_evaluate_wrote(tmp_path, ending):
     one, other = tmp_path / f"one.{ending}", tmp_path / f"other.{ending}"
-    write_table(evaluation((0, 1, 0, 2, 1)).table(), one)
-    write_table(evaluation((0, 0, 1, 2, 2)).table().iloc[::-1], other)
+    write_predictions(evaluation((0, 1, 0, 2, 1)).table(), one)
+    write_predictions(evaluation((0, 0, 1, 2, 2)).table().iloc[::-1], other)
     found = mcnemar(one, other)
     assert (found.both, found.only_one, found.only_other, found.neither) == (2, 1, 2, 0)
     result = run_command(app, one, other)
@@ -77,7 +77,7 @@ def test_files_that_evaluate_wrote(tmp_path, ending):
 def test_bad_files_are_one_line(tmp_path):
     table = evaluation((0, 1, 1, 2, 2)).table()
     good = tmp_path / "good.csv"
-    write_table(table, good)
+    write_predictions(table, good)
     wrong = {
         "lacks": (table.drop(columns="correct"), "there is no column 'correct'"),
         "other": (table.assign(clip=list("vwxyq")), "clips differ: 1 of "),
@@ -90,7 +90,7 @@ def test_bad_files_are_one_line(tmp_path):
         "empty": (table[:0], "clips differ: 5 of "),
     }
     for name, (content, message) in wrong.items():
-        write_table(content, tmp_path / f"{name}.csv")
+        write_predictions(content, tmp_path / f"{name}.csv")
         assert_refused(run_command(app, good, tmp_path / f"{name}.csv"), message)
     (tmp_path / "bytes.parquet").write_bytes(b"not parquet")
     (tmp_path / "nothing.csv").write_bytes(b"")
