@@ -20,6 +20,7 @@ from analysis.files import write_atomically, write_text
 from analysis.terminal import run_app
 from experiments.data import PhotoPan
 from experiments.evaluate import Evaluation, evaluate
+from experiments.markdown import markdown_table
 from experiments.runs import METRICS
 from experiments.train import TrainConfig, train
 from vmp.checkpoint import read_checkpoint
@@ -156,7 +157,7 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
         ),
         *("parameters", "MB", "minutes of training", "threads, of cores"),
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _by_photograph(results: dict[str, dict[str, Any]]) -> str:
@@ -165,19 +166,14 @@ def _by_photograph(results: dict[str, dict[str, Any]]) -> str:
         [name, *(f"{100 * result['accuracy_by_photograph'][photograph]:.1f}" for photograph in photographs)]
         for name, result in results.items()
     ]
-    return _table(["variant", *photographs], rows)
+    return markdown_table(["variant", *photographs], rows)
 
 
 def _confusion(result: dict[str, Any]) -> str:
     counts = zip(result["classes"], result["confusion"], strict=True)
-    return _table(
+    return markdown_table(
         ["clips: label, prediction", *result["classes"]], [[label, *map(str, row)] for label, row in counts]
     )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 @app.command()
