@@ -1,24 +1,18 @@
 """The one command-line app: `vmp decay` and `python -m analysis.decay` are both it.
 
-Commands of this package are below or in the modules of `OWN`. A package adds its own through the entry-point group
-"vmp.commands", whose entries are typer apps with one command each.
+Commands of this package are below or in the modules of `OWN`, which are imported only where their command runs. A
+package adds its own through the entry-point group "vmp.commands", whose entries are typer apps with one command each.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from matplotlib.figure import Figure
-from rich.table import Table
 
 from analysis.command import (
     HELP,
@@ -28,29 +22,21 @@ from analysis.command import (
     OutOption,
     RequestFor,
     new_app,
+    probe_and_show,
     run_app,
-    say_written,
-    session,
-    show,
     with_request_options,
 )
-from analysis.compare import compare as comparison
-from analysis.contradiction import Contradiction
-from analysis.contradiction.control import control_request, untrained_control
-from analysis.contradiction.example import example_figure, find_example, save_example
 from analysis.decay import Decay
-from analysis.engine import Entry, run
-from analysis.files import replacing
-from analysis.measure import Measure, find_measure, measure_names
-from analysis.relevance import Relevance
-from analysis.request import Opened, RequestError, name_of, open_request
-from analysis.result import WRITTEN, Result, with_notes
-from analysis.tables import gap_lines, heading, tables
+from analysis.measure import find_measure, measure_names
+from analysis.request import RequestError, open_request
 from vmp.commands import main as vmp_main
 
 GROUP = "vmp.commands"
-OWN: Mapping[str, str] = {"theory": "analysis.theory.command:app"}
-FIGURES, EXAMPLE = "figures", "example.npz"
+OWN: Mapping[str, str] = {
+    "contradiction": "analysis.contradiction.command:app",
+    "compare": "analysis.compare.command:app",
+    "theory": "analysis.theory.command:app",
+}
 
 _probes = new_app()
 
@@ -65,7 +51,7 @@ def decay(
     json: JsonOption = False,
 ) -> None:
     """How fast what each layer carries from token to token falls with distance."""
-    _probe(open_request(request_for(checkpoint)), [Decay()], context.obj, out, json)
+    probe_and_show(open_request(request_for(checkpoint)), [Decay()], context.obj, out, json)
 
 
 @_probes.command("probe", **HELP)
@@ -86,179 +72,7 @@ def probe(
     if unknown:
         raise RequestError(f"--measure {unknown[0]!r}: there are {', '.join(measure_names())}")
     opened = open_request(request_for(checkpoint))
-    _probe(opened, [find_measure(name)() for name in dict.fromkeys(names)], context.obj, out, json)
-
-
-@_probes.command("contradiction", **HELP)
-@with_request_options
-def contradiction(
-    request_for: RequestFor,
-    context: typer.Context,
-    checkpoint: CheckpointOption,
-    control: Annotated[
-        Path | None,
-        typer.Option(help="Self-attention checkpoint to compare with; else fresh weights of the same size."),
-    ] = None,
-    no_control: Annotated[bool, typer.Option("--no-control", help="Compare with nothing.")] = False,
-    mediators: Annotated[
-        int, typer.Option(min=1, help="Tokens replaced, one at a time, in each layer and clip.")
-    ] = Contradiction.mediators,
-    out: OutOption = None,
-    json: JsonOption = False,
-) -> None:
-    """How far the relation of two tokens depends on the tokens between them, and on how unlike they are."""
-    if control is not None and no_control:
-        raise typer.BadParameter("--control and --no-control were both given")
-    opened = open_request(request_for(checkpoint))
-    others = [] if no_control else _control(opened, control)
-
-    def example(result: Result, folder: Path) -> Mapping[str, Callable[[], Figure]]:
-        found = find_example(result, opened.model, next(opened.samples()), seed=opened.request.seed)
-        if found is None:
-            return {}
-        save_example(found, folder / EXAMPLE)
-        return {"example": partial(example_figure, found)}
-
-    _probe(opened, [Contradiction(mediators)], context.obj, out, json, others=others, extra=example)
-
-
-def compare(
-    request_for: RequestFor,
-    context: typer.Context,
-    checkpoints: Annotated[
-        list[Path],
-        typer.Option(
-            "--ckpt", help="Weights, in any format the toolkit knows. Repeat it.", show_default=False
-        ),
-    ],
-    random_orders: Annotated[
-        int, typer.Option(min=1, help="Random orders a clip, for deletion.")
-    ] = Relevance.random_orders,
-    out: OutOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Decay, contradiction and faithfulness of several models on the same clips, in the scope contribution."""
-    if len(checkpoints) < 2:
-        raise RequestError(f"{len(checkpoints)} checkpoint given; a comparison needs two: repeat --ckpt")
-    # All are read before any is probed, so that one that will not do is told at once.
-    opened = [
-        _comparable(open_request(replace(request_for(path), scopes=(comparison.SCOPE,))))
-        for path in checkpoints
-    ]
-    names = comparison.model_names(checkpoints)
-    measures = [Decay(draw=()), Contradiction(), Relevance(random_orders)]
-    with session(out, _written()) as at:
-        result = run(
-            [one.entry(name) for name, one in zip(names, opened, strict=True)],
-            measures,
-            source=opened[0].source,
-            command=context.obj,
-            layers=None,
-            scopes=(comparison.SCOPE,),
-            resamples=opened[0].request.bootstrap,
-            seed=opened[0].request.seed,
-            resume=at.keep,
-            progress=at.step,
-        )
-        result = with_notes(result, comparison.notes(result))
-        if out is not None:
-            _write(result, out, lambda _: comparison.figures(result), at.drawn)
-    _show(result, comparison.tables(result), out, json)
-
-
-_probes.command("compare", **HELP)(with_request_options(compare, {"scope", "layers"}))
-
-
-def _comparable(opened: Opened) -> Opened:
-    if opened.config.kind == "language":
-        raise RequestError(
-            f"{opened.request.checkpoint}: is a language model; models are compared on clips, and it takes none"
-        )
-    return opened
-
-
-def _probe(
-    opened: Opened,
-    measures: Sequence[Measure],
-    command: str,
-    out: Path | None,
-    json: bool,
-    *,
-    others: Sequence[Entry] = (),
-    extra: Callable[[Result, Path], Mapping[str, Callable[[], Figure]]] = lambda result, folder: {},
-) -> None:
-    """Probe, write and print.
-
-    Args:
-        others: models beside the checkpoint's, shown the same clips.
-        extra: writes further files into the folder and returns further figures.
-    """
-    request = opened.request
-    with session(out, _written()) as at:
-        result = run(
-            [opened.entry(name_of(request.checkpoint)), *others],
-            measures,
-            source=opened.source,
-            command=command,
-            layers=opened.layers,
-            scopes=opened.scopes,
-            resamples=request.bootstrap,
-            seed=request.seed,
-            resume=at.keep,
-            progress=at.step,
-        )
-        if out is not None:
-
-            def figures(folder: Path) -> dict[str, Callable[[], Figure]]:
-                made = {
-                    name: draw
-                    for measure in measures
-                    for name, draw in measure.figures(result, result.model).items()
-                }
-                return {**made, **extra(result, folder)}
-
-            _write(result, out, figures, at.drawn)
-    _show(result, tables(result), out, json)
-
-
-def _written() -> tuple[str, ...]:
-    """Names of what a command puts into its folder."""
-    return (*WRITTEN, EXAMPLE, FIGURES)
-
-
-def _write(
-    result: Result,
-    out: Path,
-    figures: Callable[[Path], Mapping[str, Callable[[], Figure]]],
-    drawn: Callable[[str], None],
-) -> None:
-    from analysis.draw import write_figures
-
-    with replacing(out, _written()) as new:
-        result.write_into(new)
-        write_figures(figures(new), new / FIGURES, drawn)
-
-
-def _show(result: Result, shown: Iterable[Table], out: Path | None, json: bool) -> None:
-    if json:
-        sys.stdout.write(result.to_json())
-    else:
-        show(heading(result), shown, gap_lines(result))
-    if out is not None:
-        say_written(out, _written())
-
-
-def _control(opened: Opened, path: Path | None) -> list[Entry]:
-    """The self-attention that contradiction stands beside; none for a checkpoint that is self-attention itself."""
-    request = opened.request
-    entry = opened.entry("")
-    if path is None:
-        if opened.config.mixer == "attention":
-            return []
-        label, model = untrained_control(opened.config, torch.device(request.device), request.seed)
-        return [Entry(label, model, opened.samples, entry.count, entry.shown)]
-    other = control_request(opened, path)
-    return [replace(other.entry(f"self-attention, {path.name}"), samples=opened.samples, shown=entry.shown)]
+    probe_and_show(opened, [find_measure(name)() for name in dict.fromkeys(names)], context.obj, out, json)
 
 
 def _pass_on(command: str, help_text: str) -> typer.Typer:

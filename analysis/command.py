@@ -12,23 +12,30 @@ and the context, whose `obj` is the command line as text:
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.capture import CaptureError
+from analysis.engine import Entry, run
 from analysis.engine import Progress as Step
-from analysis.files import ResultError, check_replaceable
+from analysis.files import ResultError, check_replaceable, replacing
 from analysis.inputs import DEFAULT_SOURCE, InputError
-from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Request, RequestError
+from analysis.measure import Measure
+from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Opened, Request, RequestError, name_of
+from analysis.result import WRITTEN, Result
+from analysis.tables import gap_lines, heading, tables
 from analysis.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
@@ -40,6 +47,10 @@ USER_ERRORS: tuple[type[Exception], ...] = (RequestError, InputError, ResultErro
 
 HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
 """Arguments of every `app.command`."""
+
+FIGURES, EXAMPLE = "figures", "example.npz"
+OUTPUTS = (*WRITTEN, EXAMPLE, FIGURES)
+"""Names of what a probing command may put into its folder."""
 
 WIDTH = 100
 """Columns of the tables where standard output is no terminal."""
@@ -139,7 +150,7 @@ def with_request_options(command: Callable[..., T], without: Collection[str] = (
         for name, parameter in inspect.signature(_request).parameters.items()
         if name not in ("checkpoint", *without)
     }
-    _, *own = inspect.signature(command).parameters.values()
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
     def inner(**given: Any) -> T:
         options = {name: given.pop(name) for name in common}
@@ -269,3 +280,76 @@ def say_written(out: Path, written: Collection[str]) -> None:
     """Tell on standard error which of the files that a command may write are in its folder."""
     there = [f"{name}/" if (out / name).is_dir() else name for name in written if (out / name).exists()]
     print(f"written: {out}/{', '.join(there)}", file=sys.stderr)
+
+
+def probe_and_show(
+    opened: Opened,
+    measures: Sequence[Measure],
+    command: str,
+    out: Path | None,
+    json: bool,
+    *,
+    others: Sequence[Entry] = (),
+    extra: Callable[[Result, Path], Mapping[str, Callable[[], "Figure"]]] = lambda result, folder: {},
+) -> None:
+    """Probe, write and print.
+
+    Args:
+        others: models beside the checkpoint's, shown the same clips.
+        extra: writes further files into the folder and returns further figures.
+    """
+    request = opened.request
+    with session(out, OUTPUTS) as at:
+        result = run(
+            [opened.entry(name_of(request.checkpoint)), *others],
+            measures,
+            source=opened.source,
+            command=command,
+            layers=opened.layers,
+            scopes=opened.scopes,
+            resamples=request.bootstrap,
+            seed=request.seed,
+            resume=at.keep,
+            progress=at.step,
+        )
+        if out is not None:
+
+            def figures(folder: Path) -> dict[str, Callable[[], "Figure"]]:
+                made = {
+                    name: draw
+                    for measure in measures
+                    for name, draw in measure.figures(result, result.model).items()
+                }
+                return {**made, **extra(result, folder)}
+
+            write(result, out, figures, at.drawn)
+    show_or_print(result, tables(result), out, json)
+
+
+def write(
+    result: Result,
+    out: Path,
+    figures: Callable[[Path], Mapping[str, Callable[[], "Figure"]]],
+    drawn: Callable[[str], None],
+) -> None:
+    """Write a result and its figures into a folder, which appears whole or not at all.
+
+    Args:
+        figures: writes further files into the folder that it is given, and returns what there is to draw, by name.
+        drawn: takes the name of each figure.
+    """
+    from analysis.draw import write_figures
+
+    with replacing(out, OUTPUTS) as new:
+        result.write_into(new)
+        write_figures(figures(new), new / FIGURES, drawn)
+
+
+def show_or_print(result: Result, shown: Iterable[RenderableType], out: Path | None, json: bool) -> None:
+    """Print a result as JSON or as tables, and where it was written."""
+    if json:
+        sys.stdout.write(result.to_json())
+    else:
+        show(heading(result), shown, gap_lines(result))
+    if out is not None:
+        say_written(out, OUTPUTS)

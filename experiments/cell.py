@@ -23,12 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from threadpoolctl import threadpool_limits
 
 import vmp
+from analysis.files import write_atomically, write_text
 from experiments.data.clip import ClipDataset
 from experiments.data.held import held_clips
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
 from experiments.probing import attention_rows, probe_rows
-from experiments.runs import METRICS, write_atomically, write_text
+from experiments.runs import METRICS
 from experiments.statistics.tables import sees_frames
 from experiments.tables import write_rows
 from experiments.training.config import TrainConfig

@@ -71,7 +71,13 @@ def _entries(result: analysis.Result, trained: bool) -> Iterator[dict[str, Any]]
             curve = result.curve(quantity, layer, direction, scope)
             if curve is None:
                 continue
-            place = {"layer": layer, "direction": direction, "scope": scope, "quantity": quantity, "unit": curve.unit}
+            place = {
+                "layer": layer,
+                "direction": direction,
+                "scope": scope,
+                "quantity": quantity,
+                "unit": curve.unit,
+            }
             for index in np.ndindex(curve.value.shape):
                 interval = {
                     end: None if values is None or np.isnan(values[index]) else float(values[index])

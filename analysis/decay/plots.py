@@ -266,6 +266,8 @@ def plot_matrix(
         ax.axhline(border, color="white", linewidth=0.5, alpha=0.8)
         ax.axvline(border, color="white", linewidth=0.5, alpha=0.8)
     ax.grid(False)
+    if not positive(values).any():
+        no_data(ax, "no data: see the notes")
     ax.set(xlabel="key j (token)", ylabel="query i (token)")
     ax.set_title(title)
     if norm is None:
@@ -307,9 +309,7 @@ def figures(result: Result, model: str) -> dict[str, Callable[[], Figure]]:
     for scope in result.scopes:
 
         def grid(draw: Callable[..., Any], scope: str = scope, legend: bool = True) -> Figure:
-            return layer_grid(
-                layers, lambda layer, ax: draw(result, layer, scope, ax, model=model), legend=legend
-            )
+            return layer_grid(layers, lambda at, ax: draw(result, at, scope, ax, model=model), legend=legend)
 
         for layer in drawn:
             makers[f"attention_{scope}_layer{layer:02d}"] = partial(

@@ -18,8 +18,8 @@ from analysis.capture import Capture, record
 from analysis.engine import Progress, origin_of
 from analysis.files import ResultError
 from analysis.inputs import Sample
+from analysis.provenance import Clips, Provenance, provenance
 from analysis.request import Request, RequestError, name_of, open_request
-from analysis.result import Clips, Provenance, provenance
 from analysis.theory.captured import reading
 from analysis.theory.case import SHORTEST, Case
 from analysis.theory.claims import CLAIMS, Verdict, check
@@ -124,7 +124,11 @@ class TheoryResult:
     @property
     def states(self) -> Any:
         """N of the scans whose spectrum is shown."""
-        return STATES if self.provenance is None else next(iter(self.provenance.models.values())).config["d_state"]
+        return (
+            STATES
+            if self.provenance is None
+            else next(iter(self.provenance.models.values())).config["d_state"]
+        )
 
     def heading(self) -> Iterator[str]:
         """Yield the lines that say what was checked."""

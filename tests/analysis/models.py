@@ -1,8 +1,10 @@
 """Small models in float64 whose every parameter matters: no weight is left at a round initial value."""
 
 import torch
+from torch import nn
 
 from vmp.config import ModelConfig
+from vmp.mixer import MambaMixer
 from vmp.model import LanguageModel, VideoModel
 
 # Fields of `create_model("vmp_micro", ...)` for what runs as a command, where a pass has to take no time.
@@ -66,3 +68,27 @@ def stirred(model):
 
 def _generator(seed):
     return torch.Generator().manual_seed(seed)
+
+
+class Own(nn.Module):
+    """A model of a user's own: token ids in, this project's mixers somewhere inside."""
+
+    def __init__(self, depth, variant="paper"):
+        super().__init__()
+        config = ModelConfig.from_variant(variant, name="own", d_model=4, depth=depth, d_state=2)
+        self.embedding = nn.Embedding(5, 4)
+        self.blocks = nn.ModuleList(MambaMixer(config) for _ in range(depth))
+
+    def forward(self, ids):
+        tokens = self.embedding(ids)
+        for block in self.blocks:
+            tokens = tokens + block(tokens)
+        return tokens.mean(1)
+
+
+def own(depth=2, variant="paper"):
+    return stirred(Own(depth, variant))
+
+
+def ids(batch, length, seed=0):
+    return torch.randint(5, (batch, length), generator=_generator(seed))

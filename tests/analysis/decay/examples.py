@@ -1,103 +1,81 @@
-"""Decay results made by hand, with values that the tests can compute."""
+"""Results of clips whose lag profiles are exactly exponential, so that every number has a closed form."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from analysis.decay.measure import measure
+from analysis import Decay, Result, probe
 from analysis.decay.metrics import QUANTILES
-from analysis.decay.result import ClipSums, DecayResult
-from analysis.results import CheckpointInfo, InputInfo, Layout, Provenance
+from tests.analysis.models import ids, own
+from vmp.layout import TokenLayout
 
 FRAMES, PATCHES = 4, 9
-VIDEO = Layout(length=1 + FRAMES * PATCHES, class_positions=(0,), frames=FRAMES, patches=PATCHES)
-TEXT = Layout(length=40, class_positions=(), frames=0, patches=0)
+VIDEO = TokenLayout((0,), FRAMES, (3, 3))
+TEXT = TokenLayout.sequence(40)
+IMAGE = TokenLayout((4,), 1, (3, 3))
+
+Rate = Callable[[int, str, int], float]
 
 
-def exponential_sums(
-    layout: Layout,
-    rates: list[float],
+@dataclass(frozen=True)
+class Known(Decay):
+    """Decay whose `per_clip` gives what the tests chose, in the place of what a model does.
+
+    `rate` takes layer, direction and clip; `change` replaces arrays by name.
+    """
+
+    rate: Rate = lambda layer, direction, clip: 0.2
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+    def per_clip(self, view, rng):
+        layout, clip = view.layout, int(view.site.sample.name.removeprefix("clip "))
+        rate = self.rate(view.layer, view.direction, clip)
+        lags, taus = np.arange(layout.length), np.arange(layout.frames)
+        causal = np.tril(np.ones((layout.frames, layout.frames)))
+        weights = np.exp(-0.2 * np.abs(np.subtract.outer(lags, lags)))
+        found = {
+            "lag_profile": np.exp(-rate * lags),
+            "lag_pairs": layout.length - lags,
+            "distance": [1 / rate, 0.1 / rate, 0.2 / rate],
+            "uniform": [20.0, 2.0, 4.0],
+            "effective_context": 3 / rate,
+            "empty_rows": 1.0,
+            "predicted": np.log(2) / rate * (0.5 + np.array(QUANTILES)),
+            "weight_matrix": np.tril(weights) if view.direction == "forward" else np.triu(weights, 1),
+        }
+        if layout.frames:
+            found |= {
+                "frame_profile": np.exp(-10 * rate * taus),
+                "frame_pairs": (layout.frames - taus) * layout.patches**2,
+                "frame_matrix": causal / causal.sum(1, keepdims=True),
+            }
+        if layout.class_positions:
+            found |= {"class_row": np.full(layout.frames, 0.2), "class_self": 1 - 0.2 * layout.frames}
+        chosen = {n: value(clip) if callable(value) else value for n, value in self.change.items()}
+        return {**found, **{name: value for name, value in chosen.items() if name in found}}
+
+
+def known(
+    layout: TokenLayout = VIDEO,
+    rates: Sequence[float] | Rate = (0.2,),
+    clips: int | None = None,
     *,
-    layer: int = 0,
-    direction: str = "forward",
-    scope: str = "ssm",
-) -> ClipSums:
-    """Sums of clips whose lag profiles are exactly exponential, one rate a clip."""
-    rate, clips = np.array(rates), len(rates)
-    lags, taus = np.arange(layout.length), np.arange(layout.frames)
-    frames = layout.frames > 0
-    with_class = frames and bool(layout.class_positions)
-    causal = np.tril(np.ones((layout.frames, layout.frames)))
-    matrix = np.tile(causal / np.maximum(causal.sum(1, keepdims=True), 1), (clips, 1, 1))
-    return ClipSums(
-        layer=layer,
-        direction=direction,
-        scope=scope,
-        weight_unit="scan output per unit of scan input",
-        lag_profile=np.exp(-rate[:, None] * lags),
-        lag_pairs=layout.length - lags,
-        frame_profile=np.exp(-10 * rate[:, None] * taus) if frames else None,
-        frame_pairs=(layout.frames - taus) * layout.patches**2 if frames else None,
-        distance=np.stack([1 / rate, 0.1 / rate, 0.2 / rate], axis=1),
-        uniform=np.tile([20.0, 2.0, 4.0], (clips, 1)),
-        effective_context=3 / rate,
-        empty_rows=np.ones(clips),
-        predicted=np.log(2) / rate[:, None] * (0.5 + np.array(QUANTILES)),
-        frame_matrix=matrix if frames else None,
-        class_row=np.full((clips, layout.frames), 0.2) if with_class else None,
-        class_self=np.full(clips, 1 - 0.2 * layout.frames) if with_class else None,
-    )
+    layers: int = 1,
+    change: Mapping[str, Any] | None = None,
+) -> Result:
+    """A result of these rates: one for each clip, or a function of layer, direction and clip."""
+    rate = rates if callable(rates) else lambda layer, direction, clip: rates[clip]
+    count = len(rates) if clips is None else clips
+    measure = Known(rate=rate, change=change or {})
+    return probe(own(layers), ids(count, layout.length), [measure], layout=layout, resamples=300)
 
 
-def result(layout: Layout = VIDEO, clips: int = 3, layers: int = 2, resamples: int = 200) -> DecayResult:
-    """A result in which forward and backward decay at different rates, and clips differ a little."""
-    sums = [
-        exponential_sums(
-            layout,
-            [(0.1 + 0.05 * layer) * (1 + 0.1 * clip) * factor for clip in range(clips)],
-            layer=layer,
-            direction=direction,
-        )
-        for layer in range(layers)
-        for direction, factor in (("forward", 1.0), ("backward", 2.0))
-    ]
-    measurements, curves = measure(sums, layout, resamples, seed=0)
-    return DecayResult(
-        provenance=provenance(layout, clips),
-        layout=layout,
-        layers=tuple(range(layers)),
-        scopes=("ssm",),
-        resamples=resamples,
-        notes=("made by hand",),
-        measurements=measurements,
-        curves=curves,
-        sums=tuple(sums),
-    )
+def result(layout: TokenLayout = VIDEO, *, layers: int = 2, change: Mapping[str, Any] | None = None) -> Result:
+    """A result in which forward and backward decay at different rates, and three clips differ a little."""
 
+    def rate(layer: int, direction: str, clip: int) -> float:
+        return (0.1 + 0.05 * layer) * (1 + 0.1 * clip) * {"forward": 1.0, "backward": 2.0}[direction]
 
-def provenance(layout: Layout, clips: int) -> Provenance:
-    return Provenance(
-        toolkit="0.1.0",
-        torch="2.13.0",
-        python="3.11",
-        command="python -m analysis.decay --ckpt a.safetensors",
-        date="2026-01-01T00:00:00+00:00",
-        checkpoint=CheckpointInfo(
-            path="a.safetensors",
-            file_sha256="0" * 64,
-            weights_sha256="1" * 64,
-            recognised="a VMP file",
-            config={"d_model": 64, "name": "vmp_micro", "dt_rank": None, "mask_backward": True},
-        ),
-        input=InputInfo(
-            source="photo-pan",
-            names=tuple(f"clip-{i}" for i in range(clips)),
-            labels=(None,) * clips,
-            seed=0,
-            count=clips,
-            frames=layout.frames or None,
-            size=64,
-            length=layout.length,
-        ),
-        backend="numba_cpu",
-        dtype="float32",
-        device="cpu",
-    )
+    return known(layout, rate, 3, layers=layers, change=change)

@@ -1,6 +1,6 @@
 """Figures show the saved numbers, with units and scope on them."""
 
-from dataclasses import replace
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -8,11 +8,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import plots
-from analysis.decay.figures import figure_makers, write_figures
-from analysis.decay.heatmaps import Heatmap
-from analysis.results import Measurement
-from tests.analysis.decay.examples import PATCHES, TEXT, VIDEO, result
+from analysis.draw import LOOKS, points, write_figures
+from analysis.result import Number
+from tests.analysis.decay import examples
+from tests.analysis.decay.examples import PATCHES, TEXT, VIDEO
+
+UNIT = "scan output per unit of scan input"
 
 
 @pytest.fixture
@@ -20,18 +21,21 @@ def ax() -> Axes:
     return Figure().subplots()
 
 
-def heatmaps() -> list[Heatmap]:
-    lag = np.subtract.outer(np.arange(VIDEO.length), np.arange(VIDEO.length))
-    W = np.exp(-0.2 * np.abs(lag))
-    return [
-        Heatmap(0, "forward", "ssm", np.tril(W), 1),
-        Heatmap(0, "backward", "ssm", np.triu(W, 1), 1),
-    ]
+@cache
+def result(layout=VIDEO):
+    return examples.result(layout)
 
 
-def test_attention_has_token_axes_a_log_scale_and_frame_borders(ax):
-    drawn = plots.plot_implicit_attention(heatmaps()[0], VIDEO, ax)
-    assert drawn is ax
+def number(quantity, layer, direction):
+    return result().number(quantity, layer, direction, "ssm").value
+
+
+def figures(made):
+    return {name: draw for m in made.measures.values() for name, draw in m.figures(made, made.model).items()}
+
+
+def test_weights_have_token_axes_a_log_scale_and_frame_borders(ax):
+    assert result().plot("weight_matrix", ax, layer=0, direction="forward") is ax
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("key j (token)", "query i (token)")
     assert ax.get_title("left") == "layer 0, forward, scope ssm"
     image = ax.images[0]
@@ -40,59 +44,49 @@ def test_attention_has_token_axes_a_log_scale_and_frame_borders(ax):
     assert image.get_array().mask.sum() == VIDEO.length * (VIDEO.length - 1) / 2  # zeros are left white
     borders = sorted({line.get_ydata()[0] for line in ax.lines if line.get_xdata()[0] == 0})
     assert borders == [1 + PATCHES, 1 + 2 * PATCHES, 1 + 3 * PATCHES]
-    assert ax.figure.axes[1].get_ylabel() == "W (scan output per unit of scan input)"
+    assert ax.figure.axes[1].get_ylabel() == f"W ({UNIT})"
 
 
 def test_profiles_show_the_mean_the_fit_and_units(ax):
-    made = result()
-    plots.plot_lag_profile(made, 1, "ssm", ax)
+    result().plot("lag_profile", ax, layer=1)
     assert ax.get_yscale() == "log"
-    assert ax.get_xlabel() == "lag k (tokens)"
-    assert ax.get_ylabel() == "m(k)\n(scan output per unit of scan input)"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("lag k (tokens)", f"m(k)\n({UNIT})")
     lines = {line.get_label(): line for line in ax.lines}
-    assert (
-        lines["forward"].get_ydata().tolist() == made.curve(1, "forward", "ssm", "lag_profile").value.tolist()
-    )
-    rate = made.measurement(1, "forward", "ssm", "decay_rate_tokens").value
-    x, y = lines["exponential fit, forward"].get_data()
-    shown = np.isfinite(y)
-    slope = np.polyfit(np.asarray(x)[shown], np.log(np.asarray(y)[shown]), 1)[0]
-    assert -slope == pytest.approx(rate)
-    styles = {lines[d].get_linestyle() for d in ("forward", "backward")}
-    assert len(styles) == 2
+    curve = result().curve("lag_profile", 1, "forward", "ssm").value
+    assert lines["forward"].get_ydata().tolist() == curve.tolist()
+    x, y = map(np.asarray, lines["exponential fit, forward"].get_data())
+    slope = np.polyfit(x[np.isfinite(y)], np.log(y[np.isfinite(y)]), 1)[0]
+    assert -slope == pytest.approx(number("decay_rate_tokens", 1, "forward"))
+    assert len({lines[d].get_linestyle() for d in ("forward", "backward")}) == 2
 
 
 def test_frame_profiles_are_in_frames_and_a_text_has_none(ax):
-    plots.plot_frame_lag_profile(result(), 0, "ssm", ax)
+    result().plot("frame_lag_profile", ax)
     assert ax.get_xlabel() == "lag τ (frames)"
-    empty = plots.plot_frame_lag_profile(result(TEXT), 0, "ssm", Figure().subplots())
+    empty = result(TEXT).plot("frame_lag_profile", Figure().subplots())
     assert "no such profile" in empty.texts[0].get_text()
 
 
 def test_half_lives_stand_at_predicted_and_measured(ax):
-    made = result()
-    plots.plot_half_lives(made, "ssm", ax)
+    result().plot("half_lives", ax)
     assert ax.get_xlabel().startswith("predicted half-life (tokens)")
     assert ax.get_ylabel() == "measured half-life (tokens)"
-    points = {(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 1}
-    expected = {
-        tuple(
-            made.measurement(layer, direction, "ssm", name).value
-            for name in ("predicted_half_life_tokens", "half_life_tokens")
-        )
-        for layer in made.layers
-        for direction in made.directions
+    shown = {(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 1}
+    names = ("predicted_half_life_tokens", "half_life_tokens")
+    assert shown == {
+        tuple(number(name, layer, direction) for name in names)
+        for layer in result().layers
+        for direction in result().directions("decay")
     }
-    assert points == expected
 
 
 def test_frame_matrix_and_class_row_show_the_result(ax):
-    made = result()
-    plots.plot_frame_matrix(made, 0, "forward", "ssm", ax)
-    assert ax.images[0].get_array().tolist() == made.curve(0, "forward", "ssm", "frame_matrix").value.tolist()
+    result().plot("frame_matrix", ax, layer=0, direction="forward")
+    curve = result().curve("frame_matrix", 0, "forward", "ssm").value
+    assert ax.images[0].get_array().tolist() == curve.tolist()
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("key frame t", "query frame s")
     assert {text.get_text() for text in ax.texts} == {"1.00", ".50", ".33", ".25"}
-    row = plots.plot_class_row(made, 0, "ssm", Figure().subplots())
+    row = result().plot("class_row", Figure().subplots())
     assert row.get_ylabel() == "share of the class token's row"
     labels = [text.get_text() for text in row.get_legend().get_texts()]
     assert labels == ["forward, keeps 0.20", "backward, keeps 0.20"]
@@ -103,27 +97,15 @@ def test_frame_matrix_and_class_row_show_the_result(ax):
     [("half_life_tokens", "half-life (tokens)"), ("decay_index_tokens", "decay index (no unit)")],
 )
 def test_values_by_layer_have_units(ax, quantity, label):
-    made = result()
-    plots.plot_by_layer(made, quantity, "ssm", ax)
+    result().plot(quantity, ax)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", label)
     assert ax.get_title("left") == "scope ssm"
-    shown = ax.lines[0].get_ydata().tolist()
-    assert shown == [made.measurement(layer, "forward", "ssm", quantity).value for layer in made.layers]
-
-
-def test_models_are_drawn_apart_at_the_layers_that_were_probed(ax):
-    one, other = result(layers=2), result(layers=2, clips=3)
-    plots.plot_models({"a": one, "b": other}, "mean_distance_tokens", "ssm", "backward", ax)
-    assert ax.get_title("left") == "backward, scope ssm"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "mean distance (tokens)")
-    assert ax.get_xticks().tolist() == [0, 1]
+    assert ax.lines[0].get_ydata().tolist() == [number(quantity, layer, "forward") for layer in (0, 1)]
 
 
 def test_what_lies_beyond_is_marked_at_the_edge(ax):
-    far = Measurement(0, "forward", "ssm", "half_life_tokens", "tokens", np.inf, 12.0, np.inf, 3, "")
-    near = Measurement(1, "forward", "ssm", "half_life_tokens", "tokens", 5.0, 4.0, 6.0, 3, "")
-    plots.points(ax, np.arange(2), [far, near], "forward", plots.LOOKS["forward"])
+    far, near = Number(np.inf, 12.0, np.inf, "tokens"), Number(5.0, 4.0, 6.0, "tokens")
+    points(ax, np.arange(2), [far, near], "forward", LOOKS["forward"])
     triangles = [line for line in ax.lines if line.get_marker() == "^"]
     assert [line.get_ydata().tolist() for line in triangles] == [[0.98]]
     assert len(ax.texts) == 1  # one arrow, from 12 up
@@ -134,40 +116,34 @@ def test_new_axes_are_made_where_none_are_given_and_settings_stay():
     import matplotlib.pyplot as plt
 
     before = dict(matplotlib.rcParams)
-    drawn = plots.plot_by_layer(result(), "half_life_tokens", "ssm")
+    drawn = result().plot("half_life_tokens")
     assert isinstance(drawn, Axes)
     assert dict(matplotlib.rcParams) == before
     plt.close(drawn.figure)
 
 
-def test_a_text_has_no_frame_figures(tmp_path):
-    assert list(figure_makers(result(TEXT), [])) == ["lag_profile_ssm", "half_life_ssm", "by_layer_ssm"]
-    written = write_figures(result(TEXT, layers=1), [], tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{path.stem}.{kind}" for path in written for kind in ("png", "svg")
-    }
+def test_there_are_figures_of_all_that_a_result_holds():
+    frames = ("frame_lag_profile_ssm", "frame_matrix_ssm", "class_row_ssm")
+    plain = ("lag_profile_ssm", "half_life_ssm", "by_layer_ssm")
+    drawn = ("attention_ssm_layer00", "attention_ssm_layer01")
+    assert list(figures(result(TEXT))) == [*drawn, *plain]
+    assert set(figures(result())) == {*drawn, *plain, *frames}
 
 
 @pytest.mark.filterwarnings("error")
 def test_weights_that_are_not_finite_leave_panels_without_data(tmp_path):
-    made = result()
-    curves = tuple(replace(c, value=np.full(c.value.shape, np.nan), low=None, high=None) for c in made.curves)
-    numbers = tuple(replace(m, value=None, low=None, high=None) for m in made.measurements)
-    broken = replace(made, curves=curves, measurements=numbers)
-    heatmap = Heatmap(0, "forward", "ssm", np.full((VIDEO.length,) * 2, np.nan), 1)
-    assert write_figures(broken, [heatmap], tmp_path)
-    for draw in (plots.plot_lag_profile, plots.plot_frame_lag_profile, plots.plot_class_row):
-        ax = draw(broken, 0, "ssm", Figure().subplots())
-        assert "no data" in ax.texts[0].get_text()
-    ax = plots.plot_frame_matrix(broken, 0, "forward", "ssm", Figure().subplots())
-    assert "no data" in ax.texts[0].get_text()
+    shapes = {"lag_profile": VIDEO.length, "frame_profile": 4, "frame_matrix": (4, 4), "class_row": 4, "distance": 3,
+              "effective_context": (), "predicted": 7, "weight_matrix": (VIDEO.length,) * 2, "class_self": ()}  # fmt: skip
+    change = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+    broken = examples.result(layers=1, change=change)
+    assert write_figures(figures(broken), tmp_path)
+    for name in ("lag_profile", "frame_lag_profile", "class_row", "frame_matrix", "weight_matrix"):
+        assert "no data" in broken.plot(name, Figure().subplots()).texts[0].get_text()
 
 
 @pytest.mark.filterwarnings("error")
 def test_an_infinite_prediction_is_drawn(tmp_path):
-    made = result()
-    numbers = tuple(
-        replace(m, value=np.inf, low=np.inf, high=np.inf) if m.quantity.startswith("predicted") else m
-        for m in made.measurements
-    )
-    assert write_figures(replace(made, measurements=numbers), [], tmp_path)
+    made = examples.result(TEXT, layers=1, change={"predicted": np.full(7, np.inf)})
+    written = write_figures({"half_life": figures(made)["half_life_ssm"]}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"half_life.png", "half_life.svg"}
+    assert [path.name for path in written] == ["half_life.png"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.bootstrap import percentile_interval, resample_weights
+from analysis.intervals import percentile_interval, resample_weights
 
 
 def test_resampled_means_are_means_over_drawn_clips():

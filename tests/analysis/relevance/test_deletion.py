@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.compare.deletion import area, deletion_curve, order_of, part_index, part_scores
-from analysis.compare.gradient import one_hot_directions, pixel_gradient, receptive_field
+from analysis.relevance.deletion import area, deletion_curve, order_of, part_index, part_scores
+from analysis.relevance.gradient import one_hot_directions, pixel_gradient, receptive_field
 from tests.analysis.models import clip, video_model
 from vmp.layout import TokenLayout
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analysis.capture import record
-from analysis.compare.rollout import Rollout, read_out
+from analysis.relevance.rollout import Rollout, read_out
 from tests.analysis.models import clip, video_model
 
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.capture import AttentionCapture, Capture
+from analysis.capture import Captured
 from analysis.matrix.scopes import Scope, normalise, scoped
 from analysis.matrix.strips import strips
 from vmp.layout import TokenLayout
@@ -37,15 +37,16 @@ KEPT = 0.5
 
 @final
 class Rollout:
-    """Takes captures as layers run, such as the ``sink`` of `analysis.capture.record`, and multiplies them up.
+    """Takes captures as layers run, such as the `sink` of `analysis.capture.record`, and multiplies them up.
 
     Memory is two matrices (B, L, L) in float64, R and the layer's W, whatever depth, channels and states are.
 
     Args:
-        scope: whose weights W are.
+        scope: The scope whose weights W are.
         kept: s, the residual stream's share, in [0, 1].
 
-    Raises ValueError for a share out of range.
+    Raises:
+        ValueError: The share is out of range.
     """
 
     def __init__(self, scope: Scope, kept: float = KEPT):
@@ -55,15 +56,13 @@ class Rollout:
         self._factor: tuple[int, str] | None = None
         self._weight: Tensor | None = None
         self._product: Tensor | None = None
-        self._layout: TokenLayout | None = None
 
-    def take(self, capture: Capture | AttentionCapture) -> None:
-        """One direction of one layer; layers in the order in which they run."""
-        scanned = isinstance(capture, Capture)
-        factor = (capture.layer, "scan" if scanned else capture.direction)
+    def take(self, capture: Captured) -> None:
+        """Take one direction of one layer; layers come in the order in which they run."""
+        factor = (capture.layer, "scan" if capture.is_scan else capture.direction)
         if factor != self._factor:
             self._multiply()
-            self._factor, self._layout = factor, capture.layout
+            self._factor = factor
         matrix = scoped(capture, self._scope)
         if self._weight is None:
             shape = (matrix.batch, matrix.length, matrix.length)
@@ -72,13 +71,21 @@ class Rollout:
             self._weight[:, rows] += weight
 
     def last(self) -> Float[Tensor, "B L L"]:
-        """P of the factor taken last, directions summed; rows without weight are 0."""
+        """P of the factor taken last, directions summed; rows without weight are 0.
+
+        Raises:
+            ValueError: No layer was taken since the product was.
+        """
         if self._weight is None:
             raise ValueError("no layer was taken")
         return normalise(self._weight)[0]
 
     def matrix(self) -> Float[Tensor, "B L L"]:
-        """R of the layers taken so far. Raises ValueError where none was, or weights are not finite."""
+        """R of the layers taken so far.
+
+        Raises:
+            ValueError: No layer was taken, or weights are not finite.
+        """
         self._multiply()
         if self._product is None:
             raise ValueError("no layer was taken: there is nothing to roll out")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analysis.compare.gradient import by_token, one_hot_directions, pixel_gradient, receptive_field
+from analysis.relevance.gradient import by_token, one_hot_directions, pixel_gradient, receptive_field
 from tests.analysis.models import clip, language_model, video_model
 
 
