@@ -173,7 +173,7 @@ class ImplicitAttention(AttentionMatrix):
             elemental=self.residual == "elemental",
             initial=self.residual == "initial",
             mask=self.mask_diagonal,
-            first=self.diagonal(0) if masked else torch.zeros_like(one[..., 0]),
+            first=self.diagonal(0) if masked else self.delta.new_zeros(self.batch, self.channels),
             gate=ones,
             skip=torch.zeros_like(self.rate[:, 0]),
             slope=ones,

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,11 +101,12 @@ class _Clip:
         D, N = factors.rate.shape
         self._shares = min(SHARES, D)
         self._rows = torch.zeros((D, N * ROWS), dtype=self._dtype).numpy()
-        self._scan: tuple[Any, ...] = (
+        self._scan = (
             _numbers(factors.rate * LOG2_E),
             _numbers(factors.elapsed[0]),
             _numbers(factors.step[0]),
-            *(_array(x[0, ..., :1] if x.stride(-1) == 0 else x[0]) for x in (factors.write, factors.read)),
+            _maps(factors.write),
+            _maps(factors.read),
         )
         self._options = (factors.elemental, factors.initial)
         self._mask = (factors.mask, _array(factors.first[0]))
@@ -154,6 +154,11 @@ def _grows(factors: Factors) -> bool:
 def _numbers(x: Tensor) -> np.ndarray:
     """As an array, NaN without a payload: `exp2` would take its low bits for an exponent."""
     return _array(x.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=-torch.inf))
+
+
+def _maps(x: Float[Tensor, "1 G N L"]) -> np.ndarray:
+    """One clip's (G, N, L), or (G, N, 1) where it is constant in L."""
+    return _array(x[0, ..., :1] if x.stride(-1) == 0 else x[0])
 
 
 def _array(x: Tensor) -> np.ndarray:
