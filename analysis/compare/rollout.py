@@ -59,7 +59,7 @@ class Rollout:
 
     def take(self, capture: Capture | AttentionCapture) -> None:
         """One direction of one layer; layers in the order in which they run."""
-        scanned = isinstance(capture, Capture)
+        scanned = capture.is_scan
         factor = (capture.layer, "scan" if scanned else capture.direction)
         if factor != self._factor:
             self._multiply()

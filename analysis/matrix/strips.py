@@ -1,7 +1,7 @@
 """Strips of W on the CPU, compiled: the same numbers as `AttentionMatrix.weigh`, many times sooner.
 
 A pass goes through the steps in strips of rows. Columns before a strip that starts at step p + 1 are far: their entries
-are products of factors ``exp(A (S_i - S_p)) C_i`` and ``exp(A (S_p - S_j)) w_j``, which no exponent above 0 enters. The
+are products of factors `exp(A (S_i - S_p)) C_i` and `exp(A (S_p - S_j)) w_j`, which no exponent above 0 enters. The
 rows' are made once a strip; the columns' once a strip too, next to where they are used, which costs a tenth of the
 products and keeps memory at a strip, whatever L is. Entries on and near the diagonal come from the recurrence, one row
 after the other. Convolution, gate, skip and scale of the wider scopes are folded into the factors.
