@@ -38,7 +38,20 @@ _HOMES = {
     "record": "capture",
     "register_family": "capture",
 }
-__all__ = [*sorted([*_HOMES, "load"])]
+__all__ = [
+    "Column",
+    "Contradiction",
+    "Decay",
+    "Measure",
+    "Quantity",
+    "Relevance",
+    "Result",
+    "load",
+    "patched",
+    "probe",
+    "record",
+    "register_family",
+]
 
 
 def __getattr__(name: str) -> Any:

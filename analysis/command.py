@@ -150,7 +150,7 @@ def with_request_options(command: Callable[..., T], without: Collection[str] = (
         for name, parameter in inspect.signature(_request).parameters.items()
         if name not in ("checkpoint", *without)
     }
-    _, *own = inspect.signature(command).parameters.values()
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
     def inner(**given: Any) -> T:
         options = {name: given.pop(name) for name in common}

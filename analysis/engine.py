@@ -7,13 +7,9 @@ its own input, so that memory does not grow with depth, and a measure may ask wh
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -22,17 +18,16 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-import vmp
+from analysis.assemble import Variables, clips_of, estimates
 from analysis.capture import Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample
-from analysis.intervals import MOST_UNDEFINED, percentile_interval, resample_weights
+from analysis.intervals import resample_weights
 from analysis.matrix.scopes import SCOPES, Scope
 from analysis.measure import (
     Measure,
     ModelView,
     Place,
-    Quantity,
     Site,
     as_measures,
     numpy_of,
@@ -40,7 +35,8 @@ from analysis.measure import (
     weight_unit,
 )
 from analysis.precision import full_precision
-from analysis.result import Clips, ModelOrigin, Provenance, Result, with_notes
+from analysis.provenance import Clips, ModelOrigin, provenance, toolkit_version
+from analysis.result import Result, with_notes
 from analysis.unfinished import Key, Unfinished
 from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
@@ -61,6 +57,7 @@ class Entry:
     Attributes:
         samples: its clips, the same at every call.
         shown: how many clips there are and what else changes what a probe finds in them, for resumption.
+        layers: those of this model, where they are not those of the run.
         origin: what is known of its checkpoint: fields of `ModelOrigin`.
         notes: what a reader of its numbers has to know.
     """
@@ -73,6 +70,7 @@ class Entry:
     origin: Mapping[str, Any] = field(default_factory=dict)
     family: Family | None = None
     layout: Layout | None = None
+    layers: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -152,7 +150,7 @@ def run(
     discard: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """`probe` of models that are ready to be shown their clips; the caller discards `resume` unless `discard` is set."""
+    """`probe` of models that are ready; the caller discards `resume` unless `discard` is set."""
     chosen = tuple(scope for scope in SCOPES if scope in scopes)
     if not chosen or len(chosen) < len(set(scopes)):
         raise ValueError(f"scopes: {tuple(scopes)}; wanted one or more of {', '.join(SCOPES)}")
@@ -163,14 +161,14 @@ def run(
     total = sum(entry.count * _steps(entry, measures, layers) for entry in entries)
     for number, entry in enumerate(entries):
         one = _Collected(entry, measures, total, progress)
-        indices = layer_indices(layers, len(_family(entry).mixers(entry.model)))
+        indices = _layers(entry, layers)
         shown = DistinctFrames(entry.samples())
         with _evaluating(entry.model):
             for index, sample in enumerate(shown):
                 kept = None if resume is None else resume.get(number, index)
                 if kept is not None:
                     one.resume(*kept)
-                    for _ in range(_steps(entry, measures, indices)):
+                    for _ in range(_steps(entry, measures, layers)):
                         one.step(f"clip {sample.name}, done before")
                 else:
                     _one_clip(one, sample, index, measures, indices, chosen, seed)
@@ -188,6 +186,11 @@ def run(
     if discard and resume is not None:
         resume.discard()
     return result
+
+
+def _layers(entry: Entry, layers: Sequence[int] | None) -> list[int]:
+    chosen = layers if entry.layers is None else entry.layers
+    return layer_indices(chosen, len(_family(entry).mixers(entry.model)))
 
 
 def _family(entry: Entry) -> Family:
@@ -208,9 +211,11 @@ def _one_clip(
     whole = ModelView(entry.model, sample, entry.family, entry.layout)
     out.begin()
     by_layer = [m for m in measures if m.level == "matrix"]
+    # Where only the whole model is measured, its first layer says where tokens lie and what the model ran as.
+    looked = layers if by_layer else [] if out.about["dtype"] else layers[:1]
     with torch.inference_mode():
-        inputs = layer_inputs(entry.model, whole.clip[None], layers, family=entry.family) if by_layer else {}
-        for layer in layers if by_layer else ():
+        inputs = layer_inputs(entry.model, whole.clip[None], looked, family=entry.family) if looked else {}
+        for layer in looked:
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
                 site = Site(
@@ -338,277 +343,34 @@ def _result(
     first = found[0]
     n = len(first.names)
     weights = resample_weights(n, resamples, seed) if n > 1 else None
-    sizes: dict[str, dict[str, int]] = {one.entry.name: {} for one in found}
-    variables: dict[str, Any] = {}
-    table = _Table([one.entry.name for one in found], found, scopes, first.names)
+    keys = [key for one in found for by_key in one.clips.values() for key in by_key]
+    table = Variables([one.entry.name for one in found], keys, scopes, first.names)
     for measure in measures:
         for one in found:
             for key, clips in one.clips[measure.name].items():
                 place = one.places[measure.name, key]
-                data = _clips_of(measure, clips, one.sums[measure.name][key], n, place)
-                for name, dims in {**_dims(measure)}.items():
-                    if name in data:
-                        for dim, size in zip(
-                            dims, data[name].shape[-len(dims) :] if dims else (), strict=True
-                        ):
-                            sizes[one.entry.name][dim] = size
-                table.put(measure, place, data, _estimates(measure, data, weights))
-    variables = table.variables(measures, sizes)
+                data = clips_of(measure, clips, one.sums[measure.name][key], n, place)
+                table.put(measure, place, data, estimates(measure, data, weights))
     units = xr.DataArray(
         np.array([[weight_unit(s, one.is_scan) for s in scopes] for one in found], dtype=object),
         dims=("model", "scope"),
     )
     layered = any(m.level == "matrix" for m in measures)
     data = xr.Dataset(
-        {**variables, **({"weight_unit": units} if layered else {})}, coords=table.coords(measures)
+        {**table.variables(measures), **({"weight_unit": units} if layered else {})},
+        coords=table.coords(measures),
     )
-    provenance = Provenance(
-        toolkit=_version(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        resamples=resamples,
-        measures={m.name: json.loads(json.dumps(m.settings, default=str)) for m in measures},
-        clips=Clips(source, tuple(first.names), tuple(first.labels)),
-        models={one.entry.name: _origin(one, sizes[one.entry.name]) for one in found},
-        notes=(),
+    origin = provenance(
+        command,
+        seed,
+        resamples,
+        {m.name: m.settings for m in measures},
+        Clips(source, tuple(first.names), tuple(first.labels)),
+        {one.entry.name: _origin(one, table.sizes[one.entry.name]) for one in found},
     )
-    draft = Result(data, provenance, measures)
+    draft = Result(data, origin, measures)
     notes = _notes(found) + [note for m in measures for note in m.notes(draft)]
     return with_notes(draft, notes)
-
-
-def _dims(measure: Measure) -> dict[str, tuple[str, ...]]:
-    """Own axes of all that a measure's `per_clip` may give."""
-    return {**{name: q.dims for name, q in measure.quantities.items()}, **dict(measure.kept)}
-
-
-def _clips_of(
-    measure: Measure,
-    clips: Sequence[Mapping[str, np.ndarray]],
-    sums: Mapping[str, np.ndarray],
-    n: int,
-    place: Place,
-) -> xr.Dataset:
-    """What one place gave, clip by clip, checked against the axes that the measure states."""
-    dims = _dims(measure)
-    variables: dict[str, Any] = {}
-    for name in clips[0]:
-        values = np.stack([clip[name] for clip in clips])
-        if name not in dims or values.ndim != 1 + len(dims[name]):
-            wanted = f"axes {dims[name]}" if name in dims else "no such quantity, nor is it among `kept`"
-            raise ValueError(
-                f"measure {measure.name}: per_clip gives {name!r} of shape {values.shape[1:]}; it states {wanted}"
-            )
-        variables[name] = (("clip", *dims[name]), values)
-    for name, total in sums.items():
-        variables[name] = (dims[name], total / n)
-    return xr.Dataset(variables, attrs={"place": place})
-
-
-Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
-"""Value, low and high end, and notes where the quantity's entries are numbers."""
-
-
-def _estimates(measure: Measure, clips: xr.Dataset, weights: np.ndarray | None) -> dict[str, Estimate]:
-    values = measure.summarise(clips, None)
-    draws = None if weights is None else measure.summarise(clips, weights)
-    found: dict[str, Estimate] = {}
-    for name, quantity in measure.quantities.items():
-        if name not in values:
-            if not quantity.is_number:
-                continue
-            nothing = np.full((), np.nan)
-            found[name] = (nothing, None, None, np.array(measure.gap(name, clips), dtype=object))
-            continue
-        value = np.asarray(values[name][0], dtype=np.float64)
-        low = high = notes = None
-        share = np.zeros(value.shape)
-        if draws is not None and quantity.interval:
-            low, high, share = percentile_interval(draws[name])
-        if quantity.is_number:
-            low, high, notes = _explained(measure, name, value, low, high, share, clips)
-        found[name] = (value, low, high, notes)
-    return found
-
-
-def _explained(
-    measure: Measure, name: str, value: np.ndarray, low: np.ndarray | None, high: np.ndarray | None,
-    undefined: np.ndarray, clips: xr.Dataset,
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:  # fmt: skip
-    """Numbers' intervals, left out where too many resamples are undefined, and notes with every gap said."""
-    notes = np.full(value.shape, "", dtype=object)
-    low, high = (None if end is None else np.array(end, dtype=np.float64) for end in (low, high))
-    for at in np.ndindex(value.shape):
-        said = []
-        if np.isnan(value[at]):
-            said.append(measure.gap(name, clips))
-            if low is not None and high is not None:
-                low[at] = high[at] = np.nan
-        else:
-            said.append(measure.remark(name, float(value[at]), clips))
-            if low is None or high is None:
-                said.append("one clip: no interval" if measure.quantities[name].interval else "")
-            elif undefined[at] > 0:
-                given = undefined[at] <= MOST_UNDEFINED
-                if not given:
-                    low[at] = high[at] = np.nan
-                begin = "undefined in" if given else "no interval: undefined in"
-                said.append(f"{begin} {100 * float(undefined[at]):.1f} % of resamples")
-        notes[at] = "; ".join(filter(None, said))
-    return low, high, notes
-
-
-@final
-class _Table:
-    """Gathers values place by place and lays them out along the axes of the dataset."""
-
-    def __init__(
-        self, models: list[str], found: Sequence[_Collected], scopes: Sequence[str], clips: list[str]
-    ):
-        self._models, self._scopes, self._clips = models, list(scopes), clips
-        keys = [key for one in found for by_key in one.clips.values() for key in by_key if key[0] >= 0]
-        self._layers = sorted({key[0] for key in keys})
-        self._directions = list(dict.fromkeys(key[1] for key in keys))
-        self._put: list[tuple[Measure, Place, xr.Dataset, dict[str, Estimate]]] = []
-        self._sizes: dict[str, int] = {}
-        self._some: dict[str, list[int]] = {}
-
-    def put(self, measure: Measure, place: Place, clips: xr.Dataset, found: dict[str, Estimate]) -> None:
-        self._put.append((measure, place, clips, found))
-        for name, quantity in measure.quantities.items():
-            if quantity.layer_dim != "layer" and name in found:
-                layers = self._some.setdefault(quantity.layer_dim, [])
-                self._some[quantity.layer_dim] = sorted({*layers, place.layer})
-        for name, dims in _dims(measure).items():
-            shape = found[name][0].shape if name in found else ()
-            shape = shape if len(shape) == len(dims) else ()
-            if not shape and name in clips and dims:
-                shape = clips[name].shape[-len(dims) :]
-            for dim, size in zip(dims, shape, strict=False):
-                self._sizes[dim] = max(self._sizes.get(dim, 0), size)
-
-    def coords(self, measures: Sequence[Measure]) -> dict[str, Any]:
-        coords: dict[str, Any] = {"model": np.array(self._models, dtype=object), "clip": self._clip_names()}
-        if self._layers:
-            coords |= {
-                "layer": self._layers,
-                "direction": np.array(self._directions, dtype=object),
-                "scope": np.array(self._scopes, dtype=object),
-                **self._some,
-            }
-        named = {dim: values for measure in measures for dim, values in measure.coordinates.items()}
-        for dim, size in self._sizes.items():
-            values = named.get(dim, range(size))
-            coords[dim] = np.array(list(values), dtype=object if isinstance(values[0], str) else None)
-        return coords
-
-    def _clip_names(self) -> np.ndarray:
-        """Names of clips, numbered where they repeat, as labels of an axis have to differ."""
-        repeated = len(set(self._clips)) < len(self._clips)
-        names = [f"{name} ({i})" if repeated else name for i, name in enumerate(self._clips)]
-        return np.array(names, dtype=object)
-
-    def variables(
-        self, measures: Sequence[Measure], sizes: Mapping[str, Mapping[str, int]]
-    ) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for measure in measures:
-            mine = [(place, clips, found) for m, place, clips, found in self._put if m is measure]
-            placed = measure.level == "matrix"
-            if placed:
-                there = np.zeros(
-                    (len(self._models), len(self._layers), len(self._directions), len(self._scopes)), bool
-                )
-                for place, _, _ in mine:
-                    there[self._at(place, self._layers)] = True
-                out[f"{measure.name}.measured"] = (("model", "layer", "direction", "scope"), there)
-            for name, quantity in measure.quantities.items():
-                out |= self._quantity(measure, name, quantity, mine, placed)
-            for name, dims in _dims(measure).items():
-                parts = [(place, clips[name].values) for place, clips, _ in mine if name in clips]
-                if parts and name not in measure.summed:
-                    axes = self._axes(placed, "layer") + ("clip", *dims)
-                    out[f"{measure.name}.{name}"] = (
-                        axes, self._laid(axes, placed, "layer", parts), {"role": "clips", "measure": measure.name},
-                    )  # fmt: skip
-        return out
-
-    def _quantity(
-        self, measure: Measure, name: str, quantity: Quantity,
-        mine: Sequence[tuple[Place, xr.Dataset, dict[str, Estimate]]], placed: bool,
-    ) -> dict[str, Any]:  # fmt: skip
-        there = [(place, found[name]) for place, _, found in mine if name in found]
-        if not there:
-            return {}
-        there = [(p, e) for p, e in there if e[0].ndim == len(quantity.dims)] or there
-        own = quantity.dims if there[0][1][0].ndim == len(quantity.dims) else ()
-        axes = self._axes(placed, quantity.layer_dim) + own
-        said: dict[str, list[list[str]]] = {}
-        for place, (_, _, _, notes) in there:
-            for at in np.ndindex(notes.shape) if notes is not None else ():
-                if notes is not None and notes[at]:
-                    spot = [place.model, *([place.layer, place.direction, place.scope] if placed else [])]
-                    where = [self._label(measure, dim, i) for dim, i in zip(own, at, strict=True)]
-                    said.setdefault(str(notes[at]), []).append([str(part) for part in (*spot, *where)])
-        lacking = [model for model in self._models if all(place.model != model for place, _ in there)]
-        attributes = {
-            "units": quantity.unit,
-            "long_name": quantity.label,
-            "measure": measure.name,
-            "role": "value",
-            "number": int(quantity.is_number),
-            "notes": json.dumps(said, ensure_ascii=False),
-            "lacking": json.dumps(lacking, ensure_ascii=False),
-        }
-        out = {
-            name: (
-                axes,
-                self._laid(axes, placed, quantity.layer_dim, [(p, e[0]) for p, e in there]),
-                attributes,
-            )
-        }
-        for k, end in ((1, "low"), (2, "high")):
-            parts = [(place, e[k]) for place, e in there if e[k] is not None]
-            if parts:
-                about = {
-                    "units": quantity.unit,
-                    "long_name": f"{quantity.label}, {end} end of the 95 % interval",
-                }
-                values = self._laid(axes, placed, quantity.layer_dim, parts)
-                out[f"{name}_{end}"] = (axes, values, {**about, "measure": measure.name, "role": end})
-        return out
-
-    def _label(self, measure: Measure, dim: str, index: int) -> Any:
-        return measure.coordinates[dim][index] if dim in measure.coordinates else index
-
-    def _axes(self, placed: bool, layer_dim: str) -> tuple[str, ...]:
-        return ("model", layer_dim, "direction", "scope") if placed else ("model",)
-
-    def _laid(
-        self, axes: tuple[str, ...], placed: bool, layer_dim: str, parts: Sequence[tuple[Place, Any]]
-    ) -> np.ndarray:
-        layers = self._some.get(layer_dim, self._layers)
-        lengths = {
-            "model": len(self._models), layer_dim: len(layers), "direction": len(self._directions),
-            "scope": len(self._scopes), "clip": len(self._clips), **self._sizes,
-        }  # fmt: skip
-        out = np.full([lengths[axis] for axis in axes], np.nan)
-        for place, values in parts:
-            at = self._at(place, layers) if placed else (self._models.index(place.model),)
-            values = np.asarray(values)
-            out[(*at, *(slice(0, size) for size in values.shape))] = values
-        return out
-
-    def _at(self, place: Place, layers: Sequence[int]) -> tuple[int, int, int, int]:
-        return (
-            self._models.index(place.model),
-            list(layers).index(place.layer),
-            self._directions.index(place.direction),
-            self._scopes.index(place.scope),
-        )
 
 
 def _notes(found: Sequence[_Collected]) -> list[str]:
@@ -648,32 +410,45 @@ def _layout_notes(one: _Collected) -> Iterator[str]:
 
 
 def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
-    model, video = one.entry.model, len(one.shape) == 4
-    parameter = next(model.parameters())
+    layout = one.layout or TokenLayout.sequence(0)
+    return origin_of(one.entry, layout, one.shape, one.about["dtype"], one.about["backend"], sizes)
+
+
+def origin_of(
+    entry: Entry,
+    layout: TokenLayout,
+    shape: Sequence[int],
+    dtype: str,
+    backend: str,
+    sizes: Mapping[str, int] | None = None,
+) -> ModelOrigin:
+    """What a result keeps of a model that was shown samples of a shape, (3, T, H, W) or (L,)."""
+    video, parameter = len(shape) == 4, next(entry.model.parameters())
+    kind = type(entry.model)
     known = {
         "path": "",
         "file_sha256": "",
-        "weights_sha256": "",
-        "recognised": f"{type(model).__module__}.{type(model).__qualname__}",
+        "recognised": f"{kind.__module__}.{kind.__qualname__}",
         "config": {},
-        **one.entry.origin,
+        **entry.origin,
     }
+    known.setdefault("weights_sha256", weights_sha256(entry.model.state_dict()))
     return ModelOrigin(
-        **{**known, "weights_sha256": known["weights_sha256"] or weights_sha256(model.state_dict())},
-        layout=one.layout or TokenLayout.sequence(0),
-        frames=one.shape[1] if video else None,
-        size=one.shape[-1] if video else None,
-        dtype=one.about["dtype"] or str(parameter.dtype).removeprefix("torch."),
+        **known,
+        layout=layout,
+        frames=shape[1] if video else None,
+        size=shape[-1] if video else None,
+        dtype=dtype or str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        backend=one.about["backend"] or "none",
-        sizes=dict(sizes),
+        backend=backend or "none",
+        sizes=dict(sizes or {}),
     )
 
 
 def _steps(entry: Entry, measures: Sequence[Measure], layers: Sequence[int] | None) -> int:
     """How many steps one clip takes: one for each input of a layer, and one for each measure of the whole model."""
     family = _family(entry)
-    indices = layer_indices(layers, len(family.mixers(entry.model)))
+    indices = _layers(entry, layers)
     whole = [m for m in measures if m.level == "model"]
     inputs = sum(len(family.sites(entry.model, i)) for i in indices) if len(whole) < len(measures) else 0
     return inputs + len(whole)
@@ -688,7 +463,7 @@ def _depends(
 ) -> dict[str, Any]:
     """All that changes what a clip gives, as `Unfinished.begin` takes it."""
     return {
-        "toolkit": _version(),
+        "toolkit": toolkit_version(),
         "torch": torch.__version__,
         "layers": None if layers is None else list(layers),
         "scopes": list(scopes),
@@ -699,6 +474,7 @@ def _depends(
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
                 "layout": repr(entry.layout),
+                "layers": entry.layers,
                 **entry.shown,
             }
             for entry in entries
@@ -736,10 +512,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _version() -> str:
-    try:
-        return version("vmp-toolkit")
-    except PackageNotFoundError:  # Run from a folder that was never installed.
-        return vmp.__version__

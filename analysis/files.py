@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written whole: a reader finds the old ones or the new ones, and never a part of either."""
 
 import os
 import shutil
@@ -9,11 +9,43 @@ from pathlib import Path
 
 
 class ResultError(ValueError):
-    """A file or folder that cannot be read or written as a result; the message is one line for the user."""
+    """A file or folder cannot be read or written as a result; the message is one line for the user."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, then move it there in one step.
+
+    A reader, or the next run after a kill, finds the old file or the new one and never a part of either.
+
+    Args:
+        path: where the file goes.
+        write: fills the file whose path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `write_atomically` does."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_replaceable(directory: Path, names: Collection[str]) -> None:
-    """Raise ResultError where `replacing` could not put a folder of these ``names`` at ``directory``."""
+    """Check that `replacing` could put a folder at a place.
+
+    Args:
+        directory: where the folder would stand.
+        names: every name that an earlier run may have written into it.
+
+    Raises:
+        ResultError: The folder could not be put there; the message says why.
+    """
     try:
         _check_replaceable(directory, names)
     except OSError as error:
@@ -44,17 +76,26 @@ def _check_replaceable(directory: Path, names: Collection[str]) -> None:
 
 
 def _prefix(directory: Path, kind: str = "") -> str:
-    """How the name of a temporary folder beside ``directory`` begins."""
+    """Return how the name of a temporary folder beside `directory` begins."""
     return f".{directory.name}-{kind}"
 
 
 @contextmanager
 def replacing(directory: Path, names: Collection[str]) -> Iterator[Path]:
-    """An empty folder beside ``directory`` that takes its place when the block ends, or vanishes on failure.
+    """Give an empty folder that takes the place of another when the block ends, or vanishes where the block fails.
 
-    An earlier folder there, or that a link there leads to, is replaced as a whole, and only where everything in it is
-    one of ``names``.
-    Raises ResultError as `check_replaceable` does.
+    An earlier folder, or the folder that a link leads to, is replaced as a whole. It is replaced only where everything
+    in it has one of `names`.
+
+    Args:
+        directory: the folder that is replaced; it need not exist.
+        names: every name that an earlier run may have written into it.
+
+    Yields:
+        The new folder, which stands beside `directory` until the block ends.
+
+    Raises:
+        ResultError: The folder could not be put there, as `check_replaceable` finds.
     """
     check_replaceable(directory, names)
     directory = directory.resolve()

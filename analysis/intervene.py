@@ -1,7 +1,7 @@
 """Interventions: a model run with one direction's matrix edited, so that what a probe finds can be tested.
 
-    with analysis.patched(model, 3, "backward", "no_decay"):
-        logits = model(clip)
+with analysis.patched(model, 3, "backward", "no_decay"):
+    logits = model(clip)
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def tile_from(source: Captured, rows: slice, columns: slice) -> Edit:
         matrix, other = capture.operator(), source.operator()
         here, there = ((m.channels, m.length) for m in (matrix, other))
         if here != there:
-            raise ValueError(f"tile_from: the source has (channels, tokens) {there} and this direction {here}")
+            raise ValueError(
+                f"tile_from: the source has (channels, tokens) {there} and this direction {here}"
+            )
         change = other.tile(rows, columns) - matrix.tile(rows, columns)
         output = capture.output().clone()
         if isinstance(capture, AttentionCapture):
@@ -97,8 +99,8 @@ def patched(
 ) -> Iterator[nn.Module]:
     """Have the model run with one direction of one layer edited, within the block.
 
-    The layer's own output is kept, and what the edit changes is added to it, so that an edit that changes nothing leaves
-    the model's output as it is to the last bit.
+    The layer's own output is kept, and what the edit changes is added to it. So an edit that changes nothing leaves the
+    model's output as it is, to the last bit.
 
     Args:
         model: of a known family, in evaluation mode. No gradient passes through what the edit adds.
@@ -156,7 +158,9 @@ def _added(capture: Captured, edited: Captured | Tensor) -> Float[Tensor, "B L M
     before = capture.output()
     after = edited if isinstance(edited, Tensor) else edited.output()
     if after.shape != before.shape:
-        raise ValueError(f"edit: gives shape {tuple(after.shape)}; the direction's output has {tuple(before.shape)}")
+        raise ValueError(
+            f"edit: gives shape {tuple(after.shape)}; the direction's output has {tuple(before.shape)}"
+        )
     return F.linear((after - before).transpose(1, 2), capture.out_weight.to(before.dtype))
 
 

@@ -298,6 +298,10 @@ class Measure(ABC):
         """Why a number is not there; `clips` as in `summarise`."""
         return layout_gap(self.quantities[quantity], clips.attrs["place"].layout) or "undefined"
 
+    def entry_gap(self, quantity: str, clips: xarray.Dataset, **own: Any) -> str:
+        """Why an entry of a listed quantity is not there; `own` is its place on the quantity's own axes."""
+        return self.gap(quantity, clips)
+
     def remark(self, quantity: str, value: float, clips: xarray.Dataset) -> str:
         """What has to be known to read a number that is there, or why it is infinite; "" for nothing."""
         return "infinite" if np.isinf(value) else ""

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from analysis.files import ResultError, replacing
 from analysis.measure import Measure, Quantity, find_measure
+from analysis.provenance import Provenance
 from vmp.layout import TokenLayout
 
 if TYPE_CHECKING:
@@ -40,81 +41,6 @@ WRITTEN = (DATA, PROVENANCE, *(f"{name}.{ending}" for name in TIDY for ending in
 PLACE = ("model", "layer", "direction", "scope")
 WHOLE = "whole model"
 """The scope of a quantity of the whole model in tidy tables."""
-
-_RECORD = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, config=_RECORD)
-class ModelOrigin:
-    """One model of a result.
-
-    Attributes:
-        path: of its checkpoint, or "" for a model that was built in memory.
-        file_sha256: of that file's bytes, or "".
-        weights_sha256: of the tensors, whatever file holds them.
-        recognised: what the file, or the module, was recognised as, in one line.
-        config: every field of the model's configuration, where it has one of this project's kind.
-        layout: where the tokens lie.
-        frames, size: of each clip; None for token sequences.
-        dtype, device: of the mixers.
-        backend: the scan backend that ran, or "none: self-attention".
-        sizes: lengths of the axes on which models may differ.
-    """
-
-    path: str
-    file_sha256: str
-    weights_sha256: str
-    recognised: str
-    config: dict[str, JsonValue]
-    layout: TokenLayout
-    frames: int | None
-    size: int | None
-    dtype: str
-    device: str
-    backend: str
-    sizes: dict[str, int]
-
-
-@dataclass(frozen=True, config=_RECORD)
-class Clips:
-    """What the models were shown.
-
-    Attributes:
-        source: name of the clip source, "random tokens", or "given" for clips that a caller passed.
-        names, labels: one for each clip.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    labels: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, config=_RECORD)
-class Provenance:
-    """Where a result comes from: enough to run it again.
-
-    Attributes:
-        toolkit, torch, python: versions.
-        command: the command line, or "analysis.probe" for a call.
-        date: UTC, ISO 8601.
-        seed: of the clips, of all that is drawn, and of the bootstrap.
-        resamples: bootstrap resamples behind each interval; the level is 95 %.
-        measures: settings by name.
-        clips: what was shown. models: by name.
-        notes: what holds for the whole result, such as gaps common to all layers.
-    """
-
-    toolkit: str
-    torch: str
-    python: str
-    command: str
-    date: str
-    seed: int
-    resamples: int
-    measures: dict[str, dict[str, JsonValue]]
-    clips: Clips
-    models: dict[str, ModelOrigin]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -149,7 +75,7 @@ class Result:
         data: the dataset. provenance: where it comes from.
         measures: those behind it, for its plots and tables; one that is not installed is left out.
 
-    `summary()` is a tidy table, `plot("decay_index_tokens")` a figure, `save(folder)` and `Result.load(folder)` keep it.
+    `summary()` gives a tidy table and `plot("decay_index_tokens")` a figure; `save(folder)` keeps all of it.
     """
 
     def __init__(self, data: xr.Dataset, provenance: Provenance, measures: Sequence[Measure] | None = None):
@@ -254,7 +180,7 @@ class Result:
         """Whether a quantity was measured there, be it a gap."""
         measure = self.data[quantity].attrs["measure"]
         if measure not in self._placed:
-            return True
+            return model not in self._lacking(quantity)
         place = {"model": model, "layer": layer, "direction": direction, "scope": scope}
         if any(value not in self.data[axis].values for axis, value in place.items()):
             return False

@@ -23,12 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from threadpoolctl import threadpool_limits
 
 import vmp
+from analysis.files import write_atomically, write_text
 from experiments.data.clip import ClipDataset
 from experiments.data.held import held_clips
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.evaluate import evaluate
-from experiments.probing import attention_rows, probe_tables
-from experiments.runs import METRICS, write_atomically, write_text
+from experiments.probing import attention_rows, probe_rows
+from experiments.runs import METRICS
 from experiments.statistics.tables import sees_frames
 from experiments.tables import write_rows
 from experiments.training.config import TrainConfig
@@ -211,7 +212,7 @@ class _Cell:
             torch.manual_seed(config.seed)
             start = make_model(config.training(), learned)[0].to(device).eval()
             shown = [held_out.clip(index) for index in config.probed()]
-            before, after = probe_tables(start, shown, False), probe_tables(model, shown, True)
+            before, after = probe_rows(start, shown, False), probe_rows(model, shown, True)
         judged = evaluation.table()
         with self._timed("rows"):
             arrays = attention_rows(model, shown)

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from experiments.runs import write_atomically
+from analysis.files import write_atomically
 
 
 @final

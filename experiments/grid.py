@@ -24,12 +24,13 @@ import torch
 import typer
 from rich.console import Console
 
+from analysis.files import write_text
 from experiments.backends import BACKENDS, backend
 from experiments.cell import CELL, FAILED, CellConfig, run_cell
 from experiments.presets import PRESETS, Preset, choose_preset
 from experiments.progress import describe, outcome, shown
 from experiments.provenance import add_session
-from experiments.runs import check_same, write_text
+from experiments.runs import check_same
 from experiments.tables import SCHEMAS, read_table, write_table
 from experiments.training.stopping import Stopped
 

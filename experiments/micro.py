@@ -5,7 +5,6 @@ self-attention in the place of the scans, from the same seed and clips, and is j
 Checkpoints, results as JSON and the card made of them go to one folder. Stopped or killed, the same command goes on.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -18,9 +17,11 @@ import typer
 from rich.console import Console
 
 import vmp
+from analysis.files import write_atomically, write_text
+from analysis.provenance import versions
 from experiments.data import PhotoPan
 from experiments.evaluate import Evaluation, evaluate
-from experiments.runs import METRICS, write_atomically, write_text
+from experiments.runs import METRICS
 from experiments.train import Stopped, TrainConfig, train
 from vmp.checkpoint import read_checkpoint
 
@@ -71,10 +72,7 @@ def train_and_judge(variant: str, work: pathlib.Path, out: pathlib.Path, steps: 
         "cores": os.cpu_count(),
         **_judgement(evaluation),
         "test_seed": TEST_SEED,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **versions(*_PACKAGES)},
     }
     write_text(checkpoint.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
 

@@ -1,22 +1,20 @@
 """What the probes find in a cell's model, as rows of tables, and its attention rows for the report's viewer."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
 import torch
 
+import analysis
 import vmp
-from analysis.capture import AttentionCapture, Capture, record
-from analysis.contradiction.measure import measure as measure_contradiction
-from analysis.contradiction.probe import probe as probe_contradiction
-from analysis.decay.measure import measure as measure_decay
-from analysis.decay.probe import probe as probe_decay
+from analysis.capture import Captured, record
+from analysis.contradiction import Contradiction
+from analysis.decay import Decay
 from analysis.inputs import Sample
-from analysis.request import layout_record
-from analysis.results import Curve
-from analysis.weights import Scope, normalise, scoped
+from analysis.matrix.scopes import Scope, normalise, scoped
 from experiments.data.clip import Clip
 
 # What a cell spends on probes: few mediators, as triples are averaged over layers' clips and then over seeds.
@@ -31,47 +29,61 @@ VIEWED_BYTES = 2**26
 
 @final
 @dataclasses.dataclass(frozen=True)
-class ProbeTables:
+class ProbeRows:
     """Rows of the tables `probes` and `profiles`."""
 
     probes: list[dict[str, Any]]
     profiles: list[dict[str, Any]]
 
 
-def probe_tables(model: vmp.VideoModel, clips: Sequence[Clip], trained: bool) -> ProbeTables:
-    """Decay and contradiction of every layer and direction of a model in evaluation mode.
+def probe_rows(model: vmp.VideoModel, clips: Sequence[Clip], trained: bool) -> ProbeRows:
+    """Decay and contradiction of every layer and direction of a model.
 
     The scope is `contribution`, in which scans and self-attention compare, and for scans `ssm` too.
     """
     scopes: tuple[Scope, ...] = ("ssm", VIEWED) if model.config.mixer == "mamba" else (VIEWED,)
-    samples = [Sample(clip.video, clip.name, clip.label) for clip in clips]
-    layers = range(model.config.depth)
-    decay = probe_decay(model, samples, layers=layers, scopes=scopes)
-    numbers, curves = measure_decay(decay.sums, layout_record(decay.layout), RESAMPLES, PROBE_SEED)
-    found = probe_contradiction(
-        model, samples, layers=layers, scopes=scopes, mediators=MEDIATORS, seed=PROBE_SEED
+    result = analysis.probe(
+        model,
+        [Sample(clip.video, clip.name, clip.label) for clip in clips],
+        [Decay(draw=()), Contradiction(MEDIATORS)],
+        scopes=scopes,
+        resamples=RESAMPLES,
+        seed=PROBE_SEED,
     )
-    others, more = measure_contradiction(
-        found.values, found.layout.length, found.margin, RESAMPLES, PROBE_SEED
-    )
-    return ProbeTables(
-        probes=[
-            {"probe": probe, "trained": trained, **dataclasses.asdict(number)}
-            for probe, measured in (("decay", numbers), ("contradiction", others))
-            for number in measured
-        ],
-        profiles=[row for curve in (*curves, *more) for row in _entries(curve, trained)],
+    numbers = result.summary().rename(columns={"measure": "probe"})
+    probes = numbers.drop(columns=["model", "at"]).assign(trained=trained).to_dict("records")
+    return ProbeRows(
+        probes=[{str(k): None if v != v else v for k, v in row.items()} for row in probes],
+        profiles=list(_entries(result, trained)),
     )
 
 
-def _entries(curve: Curve, trained: bool) -> Iterable[dict[str, Any]]:
-    place = {name: getattr(curve, name) for name in ("layer", "direction", "scope", "quantity", "unit")}
-    for index in np.ndindex(curve.value.shape):
-        interval = {
-            name: None if part is None or np.isnan(part[index]) else float(part[index])
-            for name, part in (("value", curve.value), ("low", curve.low), ("high", curve.high))
-        }
-        yield {"trained": trained, **place, "index": ",".join(map(str, index)), **interval}
+def _entries(result: analysis.Result, trained: bool) -> Iterator[dict[str, Any]]:
+    """One row an entry of every curve."""
+    for quantity in result.quantities:
+        about = result.data[quantity].attrs
+        if about["number"]:
+            continue
+        places = itertools.product(
+            result.layers, result.directions(about["measure"], result.model), result.scopes
+        )
+        for layer, direction, scope in places:
+            curve = result.curve(quantity, layer, direction, scope)
+            if curve is None:
+                continue
+            place = {
+                "layer": layer,
+                "direction": direction,
+                "scope": scope,
+                "quantity": quantity,
+                "unit": curve.unit,
+            }
+            for index in np.ndindex(curve.value.shape):
+                interval = {
+                    end: None if values is None or np.isnan(values[index]) else float(values[index])
+                    for end, values in (("value", curve.value), ("low", curve.low), ("high", curve.high))
+                }
+                yield {"trained": trained, **place, "index": ",".join(map(str, index)), **interval}
 
 
 def attention_rows(model: vmp.VideoModel, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
@@ -94,7 +106,7 @@ def attention_rows(model: vmp.VideoModel, clips: Sequence[Clip]) -> dict[str, np
     clips = clips[: max(1, VIEWED_BYTES // (one * len(layers)))]
     shares: list[np.ndarray] = []
 
-    def keep(capture: Capture | AttentionCapture) -> None:
+    def keep(capture: Captured) -> None:
         matrix = scoped(capture, VIEWED)
         every = slice(0, matrix.length)
         shares.append(normalise(matrix.weigh(every, every)[0])[0].cpu().numpy().astype(np.float16))

@@ -1,7 +1,6 @@
-"""What a grid ran on: provenance.json, a session for each time it was started."""
+"""provenance.json: what a grid ran on, one session for each time that it was started."""
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -11,9 +10,9 @@ from typing import Any
 
 import torch
 
-from experiments.bench.results import now, this_machine
+from analysis.files import write_text
+from analysis.provenance import now, this_machine, versions
 from experiments.cell import CellConfig
-from experiments.runs import write_text
 
 PROVENANCE = "provenance.json"
 PACKAGES = (
@@ -23,7 +22,16 @@ PACKAGES = (
 
 
 def add_session(out: pathlib.Path, *, cells: Sequence[CellConfig], **about: Any) -> None:
-    """Add this process to the sessions of a grid's folder: what is said `about` it, versions, commit and machine."""
+    """Add this process to the sessions of a grid's folder, with its versions, its commit and its machine.
+
+    Args:
+        out: the grid's folder.
+        cells: every cell of the grid.
+        **about: what else is told of the session, in types that JSON has.
+
+    Raises:
+        ValueError: The file of the sessions before is damaged.
+    """
     path = out / PROVENANCE
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else {}
@@ -33,7 +41,7 @@ def add_session(out: pathlib.Path, *, cells: Sequence[CellConfig], **about: Any)
         "date": now(),
         **about,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(*PACKAGES),
         "commit": _commit(),
         "machine": dataclasses.asdict(this_machine("cuda" if torch.cuda.is_available() else "cpu")),
     }
@@ -44,7 +52,7 @@ def add_session(out: pathlib.Path, *, cells: Sequence[CellConfig], **about: Any)
 
 
 def _commit() -> str | None:
-    """The commit that the toolkit is at, "-dirty" where files differ from it; None outside of a repository."""
+    """Return the toolkit's commit, with "-dirty" where files differ from it; None outside of a repository."""
     here = pathlib.Path(__file__)
 
     def git(*arguments: str) -> str:

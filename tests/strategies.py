@@ -1,8 +1,7 @@
-"""Hypothesis strategies for scans: arguments of `vmp.selective_scan` that meet its preconditions, edge cases
-included.
+"""Hypothesis strategies for scans: arguments of `vmp.selective_scan` that meet its preconditions, edge cases included.
 
-Values are drawn by torch from a seed that hypothesis draws; hypothesis itself draws shapes and options, so
-that a failing case shrinks to its smallest shape and fewest options. Inputs are of order one.
+Torch draws the values from a seed that hypothesis draws. Hypothesis itself draws shapes and options, so a failing case
+shrinks to its smallest shape and fewest options. Inputs are of order one.
 """
 
 from collections.abc import Sequence
@@ -28,9 +27,7 @@ def scan_arguments(
     lengths: Sequence[int] = LENGTHS,
     raw_delta: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of one scan, by name. Without `raw_delta`, delta is the step size itself and not before
-    softplus.
-    """
+    """Draw the arguments of one scan, by name; without `raw_delta`, delta is the step size itself."""
     make = Maker(draw(st.integers(0, 2**31 - 1)), dtype, draw(st.booleans()))
     batch = draw(st.integers(1, 3))
     groups = draw(st.sampled_from((1, 1, 2, 3)))
@@ -53,6 +50,7 @@ def scan_arguments(
         "h0": make.normal(batch, channels, states) if residual != "initial" and draw(st.booleans()) else None,
         "residual": residual,
         "mask_diagonal": draw(st.booleans()),
+        "masked_first_step": draw(st.sampled_from(("carry", "skip_only"))),
         "reverse": draw(st.booleans()),
     }
 

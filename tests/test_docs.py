@@ -33,7 +33,7 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 def test_every_claim_has_a_row_a_section_its_test_and_its_assumptions(claim):
     text = (ROOT / "docs" / "math.md").read_text(encoding="utf-8")
     assert f"| [{claim.id}](#{claim.id}) |" in text
-    assert f"[`test_theory.py -k {claim.id}`](../tests/analysis/test_theory.py)" in text
+    assert f"[`test_claims.py -k {claim.id}`](../tests/analysis/theory/test_claims.py)" in text
     section = text.split(f"\n### {claim.id}\n")[1].split("\n### ")[0]
     named = {" ".join(name.split()) for name in re.findall(r"\*([^*]+)\*", section.split("Assumption")[1])}
     assert named == set(claim.assumptions)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vmp.layout import TokenLayout
-from vmp.scan.call import Residual
+from vmp.scan.call import MaskedFirstStep, Residual
 
 MixerKind = Literal["mamba", "attention"]
 Directions = Literal["forward", "both"]
 ScanInput = Literal["convolved", "projected"]
-MaskedFirstStep = Literal["carry", "skip_only"]
 NormKind = Literal["rms", "layer"]
 ModelKind = Literal["video", "image", "language"]
 ClassToken = Literal["first", "middle", "both_ends", "none"]

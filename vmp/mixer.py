@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class DirectionTerms:
 
     def detached(self) -> DirectionTerms:
         """The same terms without the graph that computed them."""
-        tensors = {name: x.detach() for name, x in vars(self).items() if isinstance(x, Tensor)}
+        tensors: dict[str, Any] = {n: x.detach() for n, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
 
     def gate(self) -> Float[Tensor, "B D L"]:
@@ -90,7 +90,7 @@ class DirectionTerms:
         return torch.sigmoid(v.flip(-1) if self.conv_reversed else v)
 
     def scan(self, backend: str = "auto") -> Float[Tensor, "B D L"]:
-        """scale * y silu(z), y the scan of `u`: what this direction adds to the mixer's last projection."""
+        """Return scale * y silu(z), with y the scan of `u`: what this direction adds to the mixer's last projection."""
         out = selective_scan(
             self.u,
             self.delta,
@@ -101,21 +101,11 @@ class DirectionTerms:
             self.z,
             residual=self.residual,
             mask_diagonal=self.mask_diagonal,
+            masked_first_step=self.masked_first_step,
             reverse=self.reverse,
             backend=backend,
         )
-        # Only the initial residual gives a masked scan's first step anything but D u.
-        if self.mask_diagonal and self.masked_first_step == "skip_only" and self.residual == "initial":
-            out = self._first_step_skip_only(out)
         return out if self.scale == 1 else out * self.scale
-
-    def _first_step_skip_only(self, out: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
-        first = -1 if self.reverse else 0
-        u, z = self.u[:, :, first], self.z[:, :, first]
-        skip = torch.zeros_like(u) if self.D is None else u * self.D
-        step = (skip * F.silu(z)).to(out.dtype)[:, :, None]
-        parts = (out[:, :, :-1], step) if self.reverse else (step, out[:, :, 1:])
-        return torch.cat(parts, dim=2)
 
 
 class MambaMixer(nn.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.capture.parts import shown
-from analysis.softmax import SoftmaxAttention
+from analysis.matrix.softmax import SoftmaxAttention
 from vmp.layout import TokenLayout
 
 AttentionDirection = Literal["forward", "both", "time", "space"]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.capture.parts import shown
-from analysis.implicit import ImplicitAttention
+from analysis.matrix.implicit import ImplicitAttention
 from vmp.layout import TokenLayout
 from vmp.mixer import DirectionTerms
 from vmp.scan import choose_backend

@@ -72,8 +72,8 @@ def _attention(
 
 def _output_projection(mixer: MambaMixer) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the mixer's last linear map, its layer scale folded in."""
-    weight, bias = mixer.out_proj.weight.detach(), mixer.out_proj.bias
-    bias = None if bias is None else bias.detach()
+    linear = mixer.out_proj
+    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
     if not mixer.config.layer_scale:
         return weight, bias
     gamma = mixer.gamma.detach()

@@ -1,1 +1,1 @@
-"""Models side by side: decay, contradiction, and how far each map of relevance is faithful to the model."""
+"""Models side by side: decay, contradiction, and how faithful each ranking of relevance is to the model."""

@@ -75,7 +75,7 @@ def compare(
     show_or_print(result, comparison.tables(result), out, json)
 
 
-app.command("compare", **HELP)(with_request_options(compare, {"scope", "layers"}))
+app.command("compare", **HELP)(with_request_options(compare, {"scope"}))
 
 
 def _comparable(opened: Opened) -> Opened:

@@ -1,15 +1,21 @@
-"""The four measures of one layer for one clip."""
+"""The four measures of contradiction on one layer's input for one clip.
 
-from collections.abc import Iterator, Sequence
+The layer is run again from its own input, once as it was and once for each mediator with that token replaced. Its
+scans, or its self-attention, are read entry by entry, so that nothing of size D x L x L is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from analysis.capture import AttentionCapture, Capture, Family
+from analysis.capture import AttentionCapture, Capture, Captured
 from analysis.contradiction.entries import Entries, entries, logits
 from analysis.contradiction.metrics import (
     QUANTILES,
@@ -30,50 +36,45 @@ from analysis.contradiction.triples import (
     octaves,
     related_triples,
 )
-from analysis.reduce import AbsoluteMean, reduce
-from analysis.weights import Scope, scoped
-
-Captured = Capture | AttentionCapture
-Key = tuple[int, str, str]
-"""Layer, direction, scope."""
+from analysis.matrix.reduce import AbsoluteMean, reduce
+from analysis.matrix.scopes import Scope, scoped
+from analysis.measure import Site
 
 PAIRS = 4
-"""Triples a mediator and octave of lag."""
+"""Number of triples that are drawn for each mediator and octave of lag."""
 
 
 def measure_layer(
-    family: Family,
-    model: nn.Module,
-    layer: int,
-    hidden: Float[Tensor, "1 L M"],
-    directions: Sequence[str],
-    scopes: Sequence[Scope],
-    mediators: int,
-    rng: np.random.Generator,
-) -> Iterator[tuple[Key, dict[str, np.ndarray]]]:
-    """What every direction and scope of a layer gives, by the names of `analysis.contradiction.measure`.
+    site: Site, mediators: int, rng: np.random.Generator
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Measure every direction and scope of one layer's input.
 
     Args:
-        hidden: the mixer's input, of one clip; directions: those that have it.
-        mediators: how many tokens are replaced.
+        site: The input and the directions that have it.
+        mediators: How many tokens are replaced, one at a time.
+        rng: The source of mediators, replacements and triples. The directions and scopes share what is drawn.
+
+    Returns:
+        By direction and scope, the values of one clip under the names of `Contradiction.quantities` and
+        `Contradiction.kept`.
     """
-    captures = captured(family, model, layer, hidden, directions)
-    margin = reach(captures[0])
-    length = hidden.shape[1]
+    captures, scopes = site.captures, site.scopes
+    margin = captures[0].reach
+    length = site.hidden.shape[1]
     places = draw_mediators(length, margin, mediators, rng)
     others = replacements(captures[0], places, rng)
     triples = [draw_triples(length, margin, _steps(places, capture), PAIRS, rng) for capture in captures]
     plain = draw_triples(length, 1, draw_mediators(length, 1, mediators, rng), PAIRS, rng)
     sensitivity = Sensitivity(captures, scopes, triples)
     for place, other in zip(places.tolist(), others.tolist(), strict=True):
-        changed = substitute(hidden, place, other)
-        sensitivity.replaced(place, captured(family, model, layer, changed, directions))
-    similarity = cosine(hidden[0])
+        sensitivity.replaced(place, site.run(substitute(site.hidden, place, other)))
+    similarity = cosine(site.hidden[0])
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for capture, drawn in zip(captures, triples, strict=True):
         transitivity = _transitivity(capture, scopes, _related(capture, mediators, rng) or plain)
         for scope in scopes:
             weight, mass = direction_mass(capture, scope, similarity)
-            found = {
+            found[capture.direction, scope] = {
                 **sensitivity.values(capture, scope, drawn),
                 **transitivity[scope],
                 **_rank(capture, scope, weight),
@@ -81,28 +82,15 @@ def measure_layer(
                 "contradictory_expected": mass.expected,
                 "contradictory_quantiles": _quantiles(mass.rows),
             }
-            key = (layer, capture.direction, scope)
-            yield key, {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
-
-
-def captured(
-    family: Family, model: nn.Module, layer: int, hidden: Float[Tensor, "1 L M"], directions: Sequence[str]
-) -> list[Captured]:
-    """What these directions of a layer use for an input."""
-    return [c for c in family.captures(model, layer, hidden) if c.direction in directions]
-
-
-def reach(capture: Captured) -> int:
-    """The least distance at which no token feels another through the convolution: its width, or 1 without one."""
-    return capture.reach
+    return found
 
 
 def replacements(
     capture: Captured, places: Int[np.ndarray, " j"], rng: np.random.Generator
 ) -> Int[np.ndarray, " j"]:
-    """For each place the position of another token of the clip, drawn among all that take part in the layer.
+    """Draw for each place the position of another token of the clip, among all that take part in the layer.
 
-    In attention over time the class token does not, and its place in the input holds zeros.
+    The class token takes no part in attention over time, where its place in the input holds zeros.
     """
     length = capture.hidden.shape[1]
     drawn = (places + rng.integers(1, max(length, 2), len(places))) % max(length, 1)
@@ -119,7 +107,7 @@ def replacements(
 
 
 def substitute(hidden: Float[Tensor, "1 L M"], place: int, other: int) -> Float[Tensor, "1 L M"]:
-    """The layer's input with one token replaced by another of the clip."""
+    """Return the layer's input with the token at one position replaced by that at another."""
     changed = hidden.clone()
     changed[:, place] = hidden[:, other]
     return changed
@@ -128,22 +116,17 @@ def substitute(hidden: Float[Tensor, "1 L M"], place: int, other: int) -> Float[
 def direction_mass(
     capture: Captured, scope: Scope, similarity: Float[np.ndarray, "L L"]
 ) -> tuple[Float[np.ndarray, "L L"], Mass]:
-    """W of one direction, in the order of the sequence, and its contradictory mass."""
+    """Return W of one direction, in the order of the sequence, and its contradictory mass."""
     matrix = scoped(capture, scope)
     weight = reduce(matrix, [AbsoluteMean()])["AbsoluteMean"][0].double().cpu().numpy()
     sees = matrix.sees(slice(0, matrix.length)).cpu().numpy()
     return weight, contradictory_mass(weight, sees, similarity)
 
 
-def reversed_steps(capture: Captured) -> bool:
-    """Whether the steps of the scan run from the last token to the first."""
-    return capture.reversed
-
-
 def _related(capture: Captured, mediators: int, rng: np.random.Generator) -> Triples | None:
-    """Triples of pairs that the layer may relate, where it forbids more than what comes after; else None.
+    """Draw triples of pairs that the layer may relate; None where it forbids nothing but what comes after.
 
-    A triple with a forbidden pair has a residual of 1 whatever the layer learned.
+    A triple with a forbidden pair has a residual of 1, whatever the layer learned.
     """
     allowed = capture.allowed if isinstance(capture, AttentionCapture) else None
     length = capture.hidden.shape[1]
@@ -154,14 +137,20 @@ def _related(capture: Captured, mediators: int, rng: np.random.Generator) -> Tri
 
 
 def _steps(places: Int[np.ndarray, " j"], capture: Captured) -> Int[np.ndarray, " j"]:
-    """Positions in the sequence as steps of the scan, or the other way round."""
-    return capture.hidden.shape[1] - 1 - places if reversed_steps(capture) else places
+    """Turn positions in the sequence into steps of the scan, or steps into positions."""
+    return capture.hidden.shape[1] - 1 - places if capture.reversed else places
 
 
+@final
 class Sensitivity:
     """Collects how the entries of each direction and scope change as mediators are replaced, one after the other.
 
     Every run of the layer is of one clip, so that untouched tokens go through the same arithmetic to the last bit.
+
+    Args:
+        captures: The directions of the layer as it was.
+        scopes: Which matrices are read.
+        triples: The triples of each direction.
     """
 
     def __init__(self, captures: Sequence[Captured], scopes: Sequence[Scope], triples: Sequence[Triples]):
@@ -191,7 +180,7 @@ class Sensitivity:
         )
 
     def replaced(self, place: int, captures: Sequence[Captured]) -> None:
-        """Take what the layer gives with the token at ``place`` replaced."""
+        """Take what the layer gives where the token at `place` is replaced."""
         for capture, drawn in zip(captures, self._triples, strict=True):
             at = drawn.around(int(_steps(np.array([place]), capture)[0]))
             after = self._read(capture, drawn.row[at], drawn.column[at], drawn.other[at])
@@ -204,7 +193,7 @@ class Sensitivity:
                 self._change[capture.direction, "logits"][0][:, at] = after[2] - before[2][:, at]
 
     def values(self, capture: Captured, scope: Scope, drawn: Triples) -> dict[str, Any]:
-        """Mediator sensitivity of one direction and scope."""
+        """Return the mediator sensitivity of one direction and scope."""
         change, other = self._change[capture.direction, scope]
         size, weight = change.abs(), drawn.weight
         mean, left_out = weighted_mean(size, weight)
@@ -229,7 +218,8 @@ class Sensitivity:
 def _transitivity(capture: Captured, scopes: Sequence[Scope], drawn: Triples) -> dict[Scope, dict[str, Any]]:
     as_it_is = before_mask = _residuals(capture, scopes, drawn)
     if isinstance(capture, Capture) and capture.terms.mask_diagonal:
-        before_mask = _residuals(_unmasked(capture), scopes, drawn)
+        unmasked = replace(capture, terms=replace(capture.terms, mask_diagonal=False))
+        before_mask = _residuals(unmasked, scopes, drawn)
     found: dict[Scope, dict[str, Any]] = {}
     for scope in scopes:
         mean, left_out = weighted_mean(as_it_is[scope], drawn.weight)
@@ -241,10 +231,6 @@ def _transitivity(capture: Captured, scopes: Sequence[Scope], drawn: Triples) ->
             "transitivity_histogram": histogram(before_mask[scope], drawn.weight),
         }
     return found
-
-
-def _unmasked(capture: Capture) -> Capture:
-    return replace(capture, terms=replace(capture.terms, mask_diagonal=False))
 
 
 def _residuals(capture: Captured, scopes: Sequence[Scope], drawn: Triples) -> dict[Scope, Tensor]:

@@ -1,171 +1,190 @@
-"""From per-clip values to the quantities of docs/math.md section 4, with bootstrap intervals over clips."""
+"""Element contradiction of one matrix: mediators, transitivity, rank and unlike keys (docs/math.md, section 4)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from jaxtyping import Float
 
-from analysis.bootstrap import percentile_interval, resample_weights
+from analysis.contradiction.layer import measure_layer
 from analysis.contradiction.metrics import BINS, QUANTILES, QUARTER
-from analysis.contradiction.result import ClipValues
-from analysis.quantities import Quantity, summarise
-from analysis.results import Curve, Measurement
+from analysis.intervals import mean_over_clips
+from analysis.measure import Column, Measure, Place, Quantity, View
 
-QUANTITIES: Mapping[str, Quantity] = {
-    "mediator_sensitivity": Quantity("nats", "mediator sensitivity"),
-    "mediator_relative": Quantity("nats", "mediator sensitivity of a ratio in a row"),
-    "mediator_logits": Quantity("nats", "mediator sensitivity of logits", "softmax"),
-    "mediator_left_out": Quantity("fraction", "relations of 0, left out of the sensitivity"),
-    "mediator_underflow": Quantity("fraction", "relations that the model's dtype holds as 0"),
-    "transitivity_residual": Quantity("none", "transitivity residual"),
-    "transitivity_unmasked": Quantity("none", "transitivity residual, unmasked"),
-    "transitivity_left_out": Quantity("fraction", "triples of 0 / 0, left out of the residual"),
-    "block_rank": Quantity("none", "effective block rank"),
-    "block_rank_bound": Quantity("none", "bound on the block's rank", "bound"),
-    "block_rank_logits": Quantity("none", "effective block rank of the logits", "softmax"),
-    "block_rank_logits_bound": Quantity("none", "bound on the logits' block rank", "softmax"),
-    "contradictory_mass": Quantity("none", "contradictory mass"),
-    "contradictory_share": Quantity("fraction", "share of P on the least similar quarter of keys"),
-}
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+    from analysis.result import Result
 
 NO_TRIPLE = "every triple was 0 / 0, or no triple of tokens that the layer relates, in a clip"
+"""Note used where a transitivity residual is undefined."""
 
-CURVES: Mapping[str, tuple[str, str]] = {
-    "mediator_quantiles": ("nats", f"quantile, of {QUANTILES}"),
-    "mediator_by_lag": ("nats", "octave of the lag i - k"),
-    "transitivity_quantiles": ("none", f"quantile, of {QUANTILES}"),
-    "transitivity_histogram": ("fraction", f"bin, of {BINS} on [0, 1]"),
-    "block_rank_quantiles": ("none", f"quantile, of {QUANTILES}"),
-    "contradictory_quantiles": ("none", f"quantile, of {QUANTILES}"),
-}
-"""Unit and axis of each distribution: over channels and triples, channels, or rows."""
+BY_STRUCTURE = "1 by structure, as the mask makes alpha_jj 0"
+"""Beginning of the note used where the backward mask alone decides the transitivity residual."""
+
+OF_SOFTMAX = frozenset({"mediator_logits", "block_rank_logits", "block_rank_logits_bound"})
+"""Quantities that only self-attention has."""
 
 
-def statistics(clips: ClipValues, weights: Float[np.ndarray, "R n"]) -> dict[str, Float[np.ndarray, "R"]]:
-    """Every scalar of one layer, direction and scope, for each row of clip weights; NaN where undefined.
-
-    Means over clips of the clips' means; contradictory mass is the ratio of the mean shares.
-    """
-    observed, expected = (
-        weights @ clips.values[f"contradictory_{part}"] for part in ("observed", "expected")
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mass = np.where(expected > 0, observed / expected, np.nan)
-    derived = {"contradictory_mass": mass, "contradictory_share": observed}
-    return {name: derived[name] if name in derived else weights @ clips.values[name] for name in QUANTITIES}
-
-
-def measure(
-    all_values: Sequence[ClipValues], length: int, margin: int, resamples: int, seed: int
-) -> tuple[tuple[Measurement, ...], tuple[Curve, ...]]:
-    """Numbers and curves of every layer, direction and scope, with percentile intervals over clips.
+@final
+@dataclass(frozen=True)
+class Contradiction(Measure):
+    """Element contradiction of every layer, direction and scope.
 
     Args:
-        all_values: all of the same clips.
-        length: tokens a sequence; margin: how far a mediator is kept from both tokens; for notes.
-        resamples: how many bootstrap resamples; the same ones serve every number.
-        seed: of the resamples.
+        mediators: How many tokens are replaced, one at a time, in each layer and clip.
     """
-    measurements: list[Measurement] = []
-    curves: list[Curve] = []
-    for clips in all_values:
-        n = len(clips.values["contradictory_observed"])
-        weights = resample_weights(n, resamples, seed) if n > 1 else None
-        measurements += _measurements(clips, n, weights, length, margin)
-        curves += _curves(clips, n, weights)
-    return tuple(measurements), tuple(curves)
 
+    mediators: int = 16
 
-def _measurements(
-    clips: ClipValues, n: int, weights: Float[np.ndarray, "R n"] | None, length: int, margin: int
-) -> list[Measurement]:
-    values = statistics(clips, np.full((1, n), 1 / n))
-    draws = None if weights is None else statistics(clips, weights)
-    return [
-        _explained(
-            summarise(
-                name,
-                quantity.unit,
-                values[name][0],
-                None if draws is None else draws[name],
-                missing=_gap(name, clips, length, margin),
-                beyond="infinite",
-                layer=clips.layer,
-                direction=clips.direction,
-                scope=clips.scope,
-                n_clips=n,
-            ),
-            clips,
+    name = "contradiction"
+    title = "Element contradiction"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "mediator_sensitivity": Quantity("nats", "mediator sensitivity"),
+        "mediator_relative": Quantity("nats", "mediator sensitivity of a ratio in a row"),
+        "mediator_logits": Quantity("nats", "mediator sensitivity of logits"),
+        "mediator_left_out": Quantity("fraction", "relations of 0, left out of the sensitivity"),
+        "mediator_underflow": Quantity("fraction", "relations that the model's dtype holds as 0"),
+        "transitivity_residual": Quantity("none", "transitivity residual"),
+        "transitivity_unmasked": Quantity("none", "transitivity residual, unmasked"),
+        "transitivity_left_out": Quantity("fraction", "triples of 0 / 0, left out of the residual"),
+        "block_rank": Quantity("none", "effective block rank"),
+        "block_rank_bound": Quantity("none", "bound on the block's rank"),
+        "block_rank_logits": Quantity("none", "effective block rank of the logits"),
+        "block_rank_logits_bound": Quantity("none", "bound on the logits' block rank"),
+        "contradictory_mass": Quantity("none", "contradictory mass"),
+        "contradictory_share": Quantity("fraction", "share of P on the least similar quarter of keys"),
+        "mediator_quantiles": Quantity(
+            "nats", "quantiles of the mediator sensitivity over channels and triples", dims=("quantile",)
+        ),
+        "mediator_by_lag": Quantity(
+            "nats", "mediator sensitivity by octave of the lag i - k", dims=("octave",)
+        ),
+        "transitivity_quantiles": Quantity(
+            "none", "quantiles of the unmasked residual over channels and triples", dims=("quantile",)
+        ),
+        "transitivity_histogram": Quantity(
+            "fraction", "share of channels and triples by unmasked residual", dims=("residual_bin",)
+        ),
+        "block_rank_quantiles": Quantity(
+            "none", "quantiles of the effective block rank over channels", dims=("quantile",)
+        ),
+        "contradictory_quantiles": Quantity(
+            "none", "quantiles of the contradictory mass over rows", dims=("quantile",)
+        ),
+    }
+    kept: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "contradictory_observed": (),
+        "contradictory_expected": (),
+    }
+    # A bin of residuals is named by its lower end; octave o holds the lags from 2^o to 2^(o+1) - 1.
+    coordinates: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "quantile": QUANTILES,
+        "residual_bin": tuple(b / BINS for b in range(BINS)),
+    }
+    table = (
+        Column("mediator_sensitivity", "mediator\n10⁻³ nats", interval=True, scale=1000),
+        Column("mediator_relative", "\nratio", scale=1000),
+        Column("mediator_logits", "\nlogits", scale=1000),
+        Column("transitivity_residual", "resid-\nual"),
+        Column("transitivity_unmasked", "residual\nunmasked", interval=True),
+        Column("block_rank", "block\nrank", interval=True),
+        Column("block_rank_bound", "\nbound"),
+        Column("block_rank_logits", "\nlogits"),
+        Column("contradictory_mass", "contrad.\nmass", interval=True),
+    )
+    caption = (
+        "m–n: 95 % interval over clips. Mediator: sensitivity of a relation to a token between; ratio: that of two "
+        "relations of one row to each other, without what is common to the row; both, and logits, in 0.001 nats. "
+        "Residual: of transitivity; unmasked: of the same scan without its mask. Rank: effective, beside its bound. "
+        "Logits: before the softmax, where there is one. Mass: 1 blind to similarity, above 1 contradictory. "
+        "-: a gap, see below."
+    )
+
+    @property
+    def plots(self) -> Mapping[str, Callable[..., Any]]:
+        from analysis.contradiction.plots import PLOTS
+
+        return PLOTS
+
+    def figures(self, result: Result, model: str) -> Mapping[str, Callable[[], Figure]]:
+        from analysis.contradiction.plots import figures
+
+        return figures(result, model)
+
+    def per_clip(self, view: View, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Return one direction and scope of the layer, all of which are measured together for the first of them."""
+        found = view.once(self, lambda: measure_layer(view.site, self.mediators, rng))
+        return found[view.direction, view.scope]
+
+    def summarise(
+        self, clips: xarray.Dataset, weights: Float[np.ndarray, "R n"] | None
+    ) -> Mapping[str, np.ndarray]:
+        """Average the clips' numbers; contradictory mass is the ratio of the clips' mean shares."""
+        n = clips.sizes["clip"]
+        rows = np.full((1, n), 1 / n) if weights is None else weights
+        observed, expected = (
+            rows @ clips[f"contradictory_{part}"].values for part in ("observed", "expected")
         )
-        for name, quantity in QUANTITIES.items()
-    ]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mass = np.where(expected > 0, observed / expected, np.nan)
+        found = {"contradictory_mass": mass, "contradictory_share": observed}
+        for name, quantity in self.quantities.items():
+            if name not in found:
+                values = clips[name].values
+                found[name] = rows @ values if quantity.is_number else mean_over_clips(values, weights)
+        return found
 
-
-def _gap(name: str, clips: ClipValues, length: int, margin: int) -> str:
-    """Why a quantity that is undefined is so."""
-    tokens = f"{length} token{'' if length == 1 else 's'}"
-    if name.startswith("mediator") and length < 2 * margin + 1:
-        kept = "" if margin == 1 else ", as a mediator's convolution is to reach neither token"
-        return f"{tokens}: a triple takes {2 * margin + 1}{kept}"
-    if name.startswith("transitivity"):
-        return f"{tokens}: a triple takes 3" if length < 3 else NO_TRIPLE
-    if name.startswith("block_rank") and length < 2:
-        return f"{tokens}: no block"
-    if QUANTITIES[name].needs == "softmax":
-        return "a scan has no softmax, and so no logits"
-    if name.startswith("mediator"):
-        return "every relation was 0 in a clip"
-    if name == "block_rank_bound":
-        return (
-            "contributions are norms, whose matrix has no such bound"
-            if clips.scope == "contribution"
-            else "the softmax leaves no bound on the rank but the block's size"
-        )
-    if name.startswith("block_rank"):
-        return "the block is 0 in a clip"
-    return f"no row with {QUARTER} keys or more and a sum above 0"
-
-
-def _explained(m: Measurement, clips: ClipValues) -> Measurement:
-    """The number with what has to be known to read it."""
-    said = []
-    if m.quantity in ("mediator_sensitivity", "transitivity_residual") and m.value is not None:
-        measure_name = m.quantity.partition("_")[0]
-        left_out = 100 * float(clips.values[f"{measure_name}_left_out"].mean())
-        if left_out > 0:
-            said.append(f"{left_out:.3g} % of channels and triples are 0 and left out")
-    if m.quantity == "transitivity_residual" and _masked(clips):
-        said.append("1 by structure, as the mask makes alpha_jj 0; see transitivity_unmasked")
-    return replace(m, note="; ".join([*said, *filter(None, [m.note])]))
-
-
-def _masked(clips: ClipValues) -> bool:
-    """Whether every residual is 1 where that before the mask is not."""
-    as_it_is, before = (clips.values[f"transitivity_{name}"] for name in ("residual", "unmasked"))
-    return bool(np.allclose(as_it_is, 1, rtol=0, atol=1e-9) and not np.array_equal(as_it_is, before))
-
-
-def _curves(clips: ClipValues, n: int, weights: Float[np.ndarray, "R n"] | None) -> list[Curve]:
-    found = []
-    for name, (unit, axis) in CURVES.items():
-        values = clips.values[name]
-        low = high = None
-        if weights is not None:
-            low, high, _ = percentile_interval(weights @ values)
-        found.append(
-            Curve(
-                layer=clips.layer,
-                direction=clips.direction,
-                scope=clips.scope,
-                quantity=name,
-                unit=unit,
-                axes=(axis,),
-                value=values.mean(axis=0),
-                low=low,
-                high=high,
-                n_clips=n,
-                note="" if weights is not None else "one clip: no interval",
+    def gap(self, quantity: str, clips: xarray.Dataset) -> str:
+        place: Place = clips.attrs["place"]
+        length, taken = place.layout.length, 2 * place.reach + 1
+        tokens = f"{length} token{'' if length == 1 else 's'}"
+        if quantity.startswith("mediator") and length < taken:
+            kept = "" if place.reach == 1 else ", as a mediator's convolution is to reach neither token"
+            return f"{tokens}: a triple takes {taken}{kept}"
+        if quantity.startswith("transitivity"):
+            return f"{tokens}: a triple takes 3" if length < 3 else NO_TRIPLE
+        if quantity.startswith("block_rank") and length < 2:
+            return f"{tokens}: no block"
+        if quantity in OF_SOFTMAX and place.is_scan:
+            return "a scan has no softmax, and so no logits"
+        if quantity.startswith("mediator"):
+            return "every relation was 0 in a clip"
+        if quantity == "block_rank_bound":
+            return (
+                "contributions are norms, whose matrix has no such bound"
+                if place.scope == "contribution"
+                else "the softmax leaves no bound on the rank but the block's size"
             )
-        )
-    return found
+        if quantity.startswith("block_rank"):
+            return "the block is 0 in a clip"
+        return f"no row with {QUARTER} keys or more and a sum above 0"
+
+    def remark(self, quantity: str, value: float, clips: xarray.Dataset) -> str:
+        said = []
+        if quantity in ("mediator_sensitivity", "transitivity_residual"):
+            left_out = 100 * float(clips[f"{quantity.partition('_')[0]}_left_out"].values.mean())
+            if left_out > 0:
+                said.append(f"{left_out:.3g} % of channels and triples are 0 and left out")
+        if quantity == "transitivity_residual" and _masked(clips):
+            said.append(f"{BY_STRUCTURE}; see transitivity_unmasked")
+        if np.isinf(value):
+            said.append("infinite")
+        return "; ".join(said)
+
+    def notes(self, result: Result) -> Iterator[str]:
+        if result.summary("transitivity_residual")["note"].str.contains(BY_STRUCTURE, regex=False).any():
+            yield (
+                "The backward mask makes alpha_jj 0, so its transitivity residual is 1 by structure; figures and the "
+                "column before the mask show that of the same scan without it."
+            )
+
+
+def _masked(clips: xarray.Dataset) -> bool:
+    """Say whether every residual is 1 where that before the mask is not."""
+    as_it_is, before = (clips[f"transitivity_{name}"].values for name in ("residual", "unmasked"))
+    return bool(np.allclose(as_it_is, 1, rtol=0, atol=1e-9) and not np.array_equal(as_it_is, before))

@@ -1,121 +1,137 @@
-"""Contradiction results to matplotlib axes. Nothing is computed here that the result does not hold."""
+"""Plots of element contradiction: distributions, numbers by layer, sensitivity by lag, and transitivity residuals.
 
-from collections.abc import Iterator, Mapping, Sequence
+A plot shows the directions of one model. In a result of two models the other one is drawn beside, in looks of its own,
+as a control is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure
 
-from analysis.contradiction.example import Example
-from analysis.contradiction.measure import QUANTITIES
 from analysis.contradiction.metrics import BINS
-from analysis.contradiction.result import ContradictionResult, Side
-from analysis.plots import LOOKS, layer_axis, new_axes, no_data, points, styled
+from analysis.draw import (
+    label_of,
+    layer_axis,
+    layer_grid,
+    legend_above,
+    look_of,
+    new_axes,
+    no_data,
+    points,
+    shifts,
+    styled,
+)
+from analysis.result import Curve, Result
 
-MEASURES: Mapping[str, str] = {
+DISTRIBUTIONS: Mapping[str, str] = {
     "mediator_sensitivity": "mediator_quantiles",
     "transitivity_unmasked": "transitivity_quantiles",
     "block_rank": "block_rank_quantiles",
     "contradictory_mass": "contradictory_quantiles",
 }
-"""The four measures, and the distribution of each."""
+"""The number that stands for each of the four measures, and the measure's distribution."""
 
 PARTS: Mapping[str, str] = {"ssm": "channels or heads", "mixer": "channels or outputs", "contribution": ""}
 """What a scope has a matrix for each of: the scan's channels, self-attention's heads or outputs; or one in all."""
 
-CONTROL: Mapping[str, Any] = {"color": "#009E73", "linestyle": ":", "marker": "^"}
-OTHER: Mapping[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "D"}
-"""A direction that is neither forward nor backward."""
+BESIDE: Mapping[str, Any] = {"color": "#009E73", "linestyle": ":", "marker": "^"}
+"""How the model beside is drawn, in all its directions."""
+
+Line = tuple[str, str, str, Mapping[str, Any]]
+"""A model and a direction of it, with the label and the look of both."""
 
 
-def lines(result: ContradictionResult) -> Iterator[tuple[Side, str, str, Mapping[str, Any]]]:
-    """Each model and direction with its label and look."""
-    for side in result.sides:
-        for direction in side.directions:
-            if side is result.control:
-                label = side.label if len(side.directions) == 1 else f"{side.label}, {direction}"
-                yield side, direction, label, CONTROL
-            else:
-                yield side, direction, direction, LOOKS.get(direction, OTHER)
+def lines(result: Result, model: str | None = None) -> Iterator[Line]:
+    """Give each direction that a plot shows: those of a model, then those of the other one of two."""
+    first = model or result.model
+    for direction in result.directions("contradiction", first):
+        yield first, direction, direction, look_of(direction)
+    if len(result.models) == 2:
+        (other,) = (name for name in result.models if name != first)
+        directions = result.directions("contradiction", other)
+        for direction in directions:
+            yield other, direction, other if len(directions) == 1 else f"{other}, {direction}", BESIDE
+
+
+def _curve(result: Result, quantity: str, layer: int, line: Line, scope: str) -> Curve | None:
+    """Return a curve with anything to draw, or None."""
+    model, direction, *_ = line
+    curve = result.curve(quantity, layer, direction, scope, model)
+    return curve if curve is not None and np.isfinite(curve.value).any() else None
 
 
 @styled
-def plot_distribution(result: ContradictionResult, measure: str, scope: str, ax: Axes | None = None) -> Axes:
-    """Quantiles of one measure by layer: a dot for the median, thick to the quartiles, thin to 5 % and 95 %."""
-    ax = new_axes(ax)
-    drawn = list(lines(result))
-    shifts = np.linspace(-0.22, 0.22, len(drawn)) if len(drawn) > 1 else np.zeros(1)
+def plot_distribution(
+    result: Result, quantity: str, scope: str | None = None, ax: Axes | None = None, model: str | None = None
+) -> Axes:
+    """Draw quantiles of one measure by layer: a dot for the median, thick to the quartiles, thin to 5 % and 95 %.
+
+    Args:
+        result: A result with contradiction.
+        quantity: One of `DISTRIBUTIONS`.
+        scope: The result's first where None.
+        ax: Axes to draw on; new ones where None.
+        model: The result's first where None.
+    """
+    ax, scope = new_axes(ax), scope or result.scopes[0]
+    drawn, layers = list(lines(result, model)), result.layers_of(model or result.model)
     seen = []
-    for shift, (side, direction, label, look) in zip(shifts, drawn, strict=True):
-        quantiles = np.array(
-            [side.curve(layer, direction, scope, MEASURES[measure]).value for layer in result.layers]
-        )
-        if not np.isfinite(quantiles).any():
+    for shift, line in zip(shifts(len(drawn), 0.22), drawn, strict=True):
+        curves = [_curve(result, DISTRIBUTIONS[quantity], layer, line, scope) for layer in layers]
+        if not any(curves):
             continue
+        quantiles = np.array([np.full(5, np.nan) if curve is None else curve.value for curve in curves])
         seen.append(quantiles)
-        x, colour = np.arange(len(result.layers)) + shift, look["color"]
+        *_, label, look = line
+        x, colour = np.arange(len(layers)) + shift, look["color"]
         ax.vlines(x, quantiles[:, 0], quantiles[:, 4], color=colour, linewidth=0.9)
         ax.vlines(x, quantiles[:, 1], quantiles[:, 3], color=colour, linewidth=3.2)
         ax.plot(
-            x,
-            quantiles[:, 2],
-            linestyle="none",
-            marker=look["marker"],
-            color=colour,
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.9,
-            label=label,
-        )
+            x, quantiles[:, 2], linestyle="none", marker=look["marker"], color=colour, markersize=6,
+            markeredgecolor="white", markeredgewidth=0.9, label=label,
+        )  # fmt: skip
     if not seen:
         no_data(ax, "no data: see the notes")
-    _scale(result, measure, scope, ax, np.concatenate(seen) if seen else np.zeros(0))
-    ax.set(xlabel="layer", ylabel=label_of(measure))
-    ax.set_xticks(*_layer_ticks(result.layers))
-    ax.set_xlim(-0.5, len(result.layers) - 0.5)
-    ax.set_title(_over(measure, scope))
+    _scale(result, quantity, scope, ax, np.concatenate(seen) if seen else np.zeros(0), model)
+    ax.set(xlabel="layer", ylabel=label_of(result, quantity), xlim=(-0.5, len(layers) - 0.5))
+    every = max(1, len(layers) // 8)
+    ax.set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
+    ax.set_title(_over(quantity, scope))
     return ax
 
 
-def _over(measure: str, scope: str) -> str:
-    """What a measure's distribution in a scope is over."""
+def _over(quantity: str, scope: str) -> str:
+    """Say what a measure's distribution in a scope is over."""
     parts = PARTS[scope]
-    if measure == "contradictory_mass":
+    if quantity == "contradictory_mass":
         return "over rows"
-    if measure == "block_rank":
+    if quantity == "block_rank":
         return f"over {parts}" if parts else "one matrix a clip"
     return f"over {parts}, and triples" if parts else "over triples"
 
 
-def _layer_ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
-    every = max(1, len(layers) // 8)
-    return list(range(0, len(layers), every)), [str(layer) for layer in layers[::every]]
-
-
 def _scale(
-    result: ContradictionResult, measure: str, scope: str, ax: Axes, drawn: Float[np.ndarray, "*n"]
+    result: Result, quantity: str, scope: str, ax: Axes, drawn: Float[np.ndarray, "*n"], model: str | None
 ) -> None:
-    """The axis that suits a measure, and the values that it is read against."""
-    if measure == "mediator_sensitivity":
+    """Set the axis that suits a measure, and draw the values that it is read against."""
+    if quantity == "mediator_sensitivity":
         _log_scale(ax, drawn)
-    elif measure == "transitivity_unmasked":
+    elif quantity == "transitivity_unmasked":
         ax.set_ylim(-0.02, 1.02)
-    elif measure == "contradictory_mass":
+    elif quantity == "contradictory_mass":
         ax.axhline(1, color="0.3", linewidth=0.9)
     else:
-        bounds = {
-            m.value
-            for m in result.probed.measurements
-            if (m.scope, m.quantity) == (scope, "block_rank_bound") and m.value is not None
-        }
-        if bounds:
+        bounds = result.summary("block_rank_bound", model=model or result.model, scope=scope)["value"]
+        for bound in sorted(set(bounds.dropna())):
             ax.set_yscale("log", base=2)
             ax.yaxis.set_major_formatter("{x:g}")
-        for bound in bounds:
             ax.axhline(bound, color="0.3", linewidth=0.9, linestyle="--")
             ax.annotate(
                 f"bound {bound:.0f}", (1, bound), (-2, 2), ("axes fraction", "data"), "offset points",
@@ -124,7 +140,7 @@ def _scale(
 
 
 def _log_scale(ax: Axes, drawn: Float[np.ndarray, "*n"]) -> None:
-    """A log axis; linear below the smallest value above 0 where some are exactly 0, so that they are seen too."""
+    """Set a log axis; linear below the smallest value above 0 where some are exactly 0, so that they are seen too."""
     if (drawn == 0).any():
         positive = drawn[drawn > 0] if (drawn > 0).any() else np.ones(1)
         ax.set_yscale("symlog", linthresh=positive.min())
@@ -133,37 +149,38 @@ def _log_scale(ax: Axes, drawn: Float[np.ndarray, "*n"]) -> None:
         ax.set_yscale("log")
 
 
-def label_of(quantity: str) -> str:
-    """A quantity's name as an axis label, with its unit where it has one."""
-    known = QUANTITIES[quantity]
-    return known.label if known.unit == "none" else f"{known.label} ({known.unit})"
-
-
 @styled
-def plot_by_layer(result: ContradictionResult, quantity: str, scope: str, ax: Axes | None = None) -> Axes:
-    """One number by layer for every model and direction, with intervals over clips."""
-    ax = new_axes(ax)
-    drawn = list(lines(result))
-    shifts = np.linspace(-0.12, 0.12, len(drawn)) if len(drawn) > 1 else np.zeros(1)
-    for shift, (side, direction, label, look) in zip(shifts, drawn, strict=True):
-        rows = [side.measurement(layer, direction, scope, quantity) for layer in result.layers]
-        points(ax, np.array(result.layers) + shift, rows, label, look)
+def plot_beside(
+    result: Result, quantity: str, scope: str | None = None, ax: Axes | None = None, model: str | None = None
+) -> Axes:
+    """Draw one number by layer for every direction and for the model beside, with intervals over clips.
+
+    The arguments are those of `plot_distribution`, and the quantity is any number of `Contradiction`.
+    """
+    ax, scope = new_axes(ax), scope or result.scopes[0]
+    drawn, layers = list(lines(result, model)), result.layers_of(model or result.model)
+    for shift, (name, direction, label, look) in zip(shifts(len(drawn), 0.12), drawn, strict=True):
+        rows = [result.number(quantity, layer, direction, scope, name) for layer in layers]
+        points(ax, np.array(layers) + shift, rows, label, look)
     if quantity == "contradictory_mass":
         ax.axhline(1, color="0.3", linewidth=0.9)
-    ax.set_ylabel(label_of(quantity))
-    layer_axis(ax, result.layers)
+    ax.set_ylabel(label_of(result, quantity))
+    layer_axis(ax, layers)
     return ax
 
 
 @styled
-def plot_by_lag(result: ContradictionResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
-    """Mediator sensitivity by octave of the lag between the two tokens, with its interval over clips."""
-    ax = new_axes(ax)
+def plot_by_lag(
+    result: Result, layer: int = 0, scope: str | None = None, ax: Axes | None = None, model: str | None = None
+) -> Axes:
+    """Draw mediator sensitivity by octave of the lag between the two tokens, with its interval over clips."""
+    ax, scope = new_axes(ax), scope or result.scopes[0]
     drawn = []
-    for side, direction, label, look in lines(result):
-        curve = side.curve(layer, direction, scope, "mediator_by_lag")
-        if not np.isfinite(curve.value).any():
+    for line in lines(result, model):
+        curve = _curve(result, "mediator_by_lag", layer, line, scope)
+        if curve is None:
             continue
+        *_, label, look = line
         drawn.append(curve.value)
         lag = 2.0 ** np.arange(len(curve.value))
         ax.plot(lag, curve.value, **look, label=label)
@@ -182,14 +199,17 @@ def plot_by_lag(result: ContradictionResult, layer: int, scope: str, ax: Axes | 
 
 
 @styled
-def plot_transitivity(result: ContradictionResult, layer: int, scope: str, ax: Axes | None = None) -> Axes:
-    """Histogram of the transitivity residual before the mask, over channels and triples."""
-    ax = new_axes(ax)
+def plot_transitivity(
+    result: Result, layer: int = 0, scope: str | None = None, ax: Axes | None = None, model: str | None = None
+) -> Axes:
+    """Draw a histogram of the transitivity residual before the mask, over channels and triples."""
+    ax, scope = new_axes(ax), scope or result.scopes[0]
     edges = np.linspace(0, 1, BINS + 1)
-    for side, direction, label, look in lines(result):
-        share = side.curve(layer, direction, scope, "transitivity_histogram").value
-        if np.isfinite(share).any():
-            ax.stairs(share, edges, color=look["color"], linestyle=look["linestyle"], label=label)
+    for line in lines(result, model):
+        curve = _curve(result, "transitivity_histogram", layer, line, scope)
+        if curve is not None:
+            *_, label, look = line
+            ax.stairs(curve.value, edges, color=look["color"], linestyle=look["linestyle"], label=label)
     if not ax.patches:
         no_data(ax, "no triples: see the notes")
     ax.set(xlabel="transitivity residual", ylabel="share", xlim=(0, 1))
@@ -197,46 +217,37 @@ def plot_transitivity(result: ContradictionResult, layer: int, scope: str, ax: A
     return ax
 
 
-LARGE = 6
-"""Patches down a frame up to which one has room for a letter."""
+PLOTS: Mapping[str, Callable[..., Any]] = {
+    **{curve: partial(plot_distribution, quantity=number) for number, curve in DISTRIBUTIONS.items()},
+    "mediator_by_lag": plot_by_lag,
+    "transitivity_histogram": plot_transitivity,
+}
 
 
-def example_frames(example: Example) -> list[int]:
-    """The frames that a relation spans."""
-    frames = example.places[[example.row, example.column], 0]
-    return list(range(int(frames.min()), int(frames.max()) + 1))
+def figures(result: Result, model: str) -> dict[str, Callable[[], Figure]]:
+    """Give what there is to draw of one model, by file name."""
+    makers: dict[str, Callable[[], Figure]] = {}
+    for scope in result.scopes:
+        makers[f"distributions_{scope}"] = partial(measures_figure, result, scope, plot_distribution, model)
+        makers[f"by_layer_{scope}"] = partial(measures_figure, result, scope, plot_beside, model)
+        for name, plot in (("sensitivity_by_lag", plot_by_lag), ("transitivity", plot_transitivity)):
+            makers[f"{name}_{scope}"] = partial(_grid, result, scope, plot, model)
+    return makers
 
 
-@styled
-def plot_example_frame(example: Example, frame: int, ax: Axes, norm: Normalize) -> Axes:
-    """One frame with the tokens i and k outlined and those between shaded by how much they change the relation."""
-    down, across = example.grid
-    height, width = example.frames.shape[1:3]
-    side_y, side_x = height / down, width / across
-    ax.imshow(example.frames[frame])
-    colours = matplotlib.colormaps["inferno"]
+def measures_figure(
+    result: Result, scope: str, draw: Callable[..., Any] = plot_distribution, model: str | None = None
+) -> Figure:
+    """Draw the four measures, a panel each, by `plot_distribution` or `plot_beside`."""
+    figure = Figure(figsize=(8.2, 6.0))
+    axes = list(figure.subplots(2, 2).flat)
+    for ax, quantity in zip(axes, DISTRIBUTIONS, strict=True):
+        draw(result, quantity, scope, ax, model)
+    legend_above(figure, axes, 3)
+    clips = f"{result.n_clips} clip{'s' if result.n_clips > 1 else ''}"
+    figure.supxlabel(f"{model or result.model}, scope {scope}; {clips}", fontsize="small")
+    return figure
 
-    def box(position: int, **look: Any) -> tuple[float, float]:
-        _, r, c = example.places[position]
-        corner = (c * side_x - 0.5, r * side_y - 0.5)
-        ax.add_patch(Rectangle(corner, side_x, side_y, **look))
-        return corner[0] + side_x / 2, corner[1] + side_y / 2
 
-    for position, value in zip(example.between.tolist(), example.sensitivity, strict=True):
-        if example.places[position, 0] == frame:
-            red, green, blue, _ = colours(norm(value))
-            box(position, facecolor=(red, green, blue, 0.6), edgecolor="white", linewidth=0.3)
-    # A letter would hide a small patch, so it stands beside it.
-    beside = (0, 0) if down <= LARGE else (0, 13)
-    for position, name, colour in ((example.column, "k", "#D55E00"), (example.row, "i", "#0072B2")):
-        if example.places[position, 0] == frame:
-            box(position, facecolor="none", edgecolor="white", linewidth=3.6)
-            centre = box(position, facecolor="none", edgecolor=colour, linewidth=2)
-            ax.annotate(
-                name, centre, beside, textcoords="offset points", ha="center", va="center", fontsize=8,
-                fontweight="bold", color="white",
-                bbox={"boxstyle": "circle,pad=0.15", "facecolor": colour, "edgecolor": "white"},
-            )  # fmt: skip
-    ax.set_axis_off()
-    ax.set_title(f"frame {frame}", fontsize=8)
-    return ax
+def _grid(result: Result, scope: str, plot: Callable[..., Any], model: str) -> Figure:
+    return layer_grid(result.layers_of(model), lambda layer, ax: plot(result, layer, scope, ax, model))

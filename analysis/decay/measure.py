@@ -131,7 +131,7 @@ class Decay(Measure):
         return figures(result, model)
 
     def per_clip(self, view: View, rng: np.random.Generator) -> Mapping[str, Any]:
-        capture, layout = view.capture, view.layout
+        layout = view.layout
         wanted = layers_to_draw(view.site.layers) if self.draw is None else self.draw
         # One side of a matrix is half of a picture that the whole has.
         drawn = view.layer in wanted and view.side is None

@@ -309,9 +309,7 @@ def figures(result: Result, model: str) -> dict[str, Callable[[], Figure]]:
     for scope in result.scopes:
 
         def grid(draw: Callable[..., Any], scope: str = scope, legend: bool = True) -> Figure:
-            return layer_grid(
-                layers, lambda layer, ax: draw(result, layer, scope, ax, model=model), legend=legend
-            )
+            return layer_grid(layers, lambda at, ax: draw(result, at, scope, ax, model=model), legend=legend)
 
         for layer in drawn:
             makers[f"attention_{scope}_layer{layer:02d}"] = partial(

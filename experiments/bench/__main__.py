@@ -1,10 +1,11 @@
-"""`python -m experiments.bench scan|reduce|model|gpu|report`."""
+"""`python -m experiments.bench scan|reduce|model|gpu|report`: timings against peers, behind a correctness gate."""
 
 import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,9 @@ import torch
 import typer
 from rich.console import Console
 
-from analysis.results import ResultError
+from analysis.files import ResultError
 from experiments.bench.results import Recorder, new_run
-from experiments.bench.steps import Step, run_steps
+from experiments.bench.steps import run_steps
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -22,75 +23,39 @@ RESULTS = HERE / "results"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
 
-Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, in seconds: shows that it runs, no more.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep the groups that an earlier run has saved.")]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads on the CPU.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Of the inputs.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the inputs.")]
 Results = Annotated[Path, typer.Option(help="Folder of the JSON files.")]
 
 
-@app.command()
-def scan(
-    threads: Threads = 2,
-    seed: Seed = 0,
-    quick: Quick = False,
-    resume: Resume = False,
-    results: Results = RESULTS,
-) -> None:
-    """The selective scan on the CPU: time, growth and memory of every backend and peer."""
-    from experiments.bench import scan as scans
+def _on_the_cpu(name: str, says: str) -> None:
+    """Add the subcommand whose module has that name: its `plan` gives the steps and what each subject stands for."""
 
-    bench = scans.ScanBench(scans.QUICK if quick else scans.ScanSizes(), seed)
-    says = {subject.name: subject.says for subject in bench.subjects}
-    _run("scan", bench.steps(), says, threads, seed, quick, resume, results)
+    def command(
+        threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads on the CPU.")] = 2,
+        seed: Seed = 0,
+        quick: Annotated[
+            bool, typer.Option("--quick", help="Small sizes, to see in seconds that it runs.")
+        ] = False,
+        resume: Resume = False,
+        results: Results = RESULTS,
+    ) -> None:
+        console = Console(stderr=True, soft_wrap=True)
+        with _one_line_errors(console):
+            torch.set_num_threads(threads)
+            steps, subjects = import_module(f"experiments.bench.{name}").plan(quick, seed)
+            recorder = Recorder(results, new_run(name, "cpu", quick, seed, _command(), subjects), resume)
+            run_steps(steps, recorder, console)
+        typer.echo(recorder.path)
 
-
-@app.command()
-def reduce(
-    threads: Threads = 2,
-    seed: Seed = 0,
-    quick: Quick = False,
-    resume: Resume = False,
-    results: Results = RESULTS,
-) -> None:
-    """One pass over the implicit attention on the CPU: time, memory and growth; rows and columns."""
-    from experiments.bench import reduce as reduction
-
-    bench = reduction.ReduceBench(reduction.QUICK if quick else reduction.ReduceSizes(), seed)
-    _run("reduce", bench.steps(), reduction.SAYS, threads, seed, quick, resume, results)
+    app.command(name, help=says)(command)
 
 
-@app.command()
-def model(
-    threads: Threads = 2,
-    seed: Seed = 0,
-    quick: Quick = False,
-    resume: Resume = False,
-    results: Results = RESULTS,
-) -> None:
-    """A whole model with and without its scan, and a training step, by part; on the CPU."""
-    from experiments.bench import model as whole
-
-    bench = whole.ModelBench(whole.QUICK if quick else whole.ModelSizes(), seed)
-    _run("model", bench.steps(), whole.SAYS, threads, seed, quick, resume, results)
-
-
-def _run(
-    subcommand: str,
-    steps: list[Step],
-    says: dict[str, str],
-    threads: int,
-    seed: int,
-    quick: bool,
-    resume: bool,
-    results: Path,
-) -> None:
-    torch.set_num_threads(threads)
-    console = Console(stderr=True, soft_wrap=True)
-    with _one_line_errors(console):
-        recorder = Recorder(results, new_run(subcommand, "cpu", quick, seed, _command(), says), resume)
-        run_steps(steps, recorder, console)
-    typer.echo(recorder.path)
+_on_the_cpu("scan", "The selective scan on the CPU: time, growth and memory of every backend and peer.")
+_on_the_cpu(
+    "reduce", "One pass over the implicit attention on the CPU: time, memory and growth; rows and columns."
+)
+_on_the_cpu("model", "A whole model and a training step on the CPU, each beside the same without its scan.")
 
 
 @app.command()
@@ -106,7 +71,7 @@ def gpu(
     resume: Resume = False,
     results: Results = RESULTS,
 ) -> None:
-    """All that only a GPU can show, in steps under a time limit each; what is measured is in gpu.json at once."""
+    """All that only a GPU can show, in steps under a time limit each; every figure is in gpu.json at once."""
     console = Console(stderr=True, soft_wrap=True)
     with _one_line_errors(console):
         if rehearse:
@@ -116,16 +81,15 @@ def gpu(
                 "torch finds no CUDA device on this machine; --rehearse runs the steps on the CPU"
             )
         from experiments.bench.gpu.plan import EXTRA, SAYS, gpu_steps
-        from experiments.bench.gpu.runner import run_steps as run_apart
-        from experiments.bench.gpu.runner import show_plan
-        from experiments.bench.peers import subjects
+        from experiments.bench.gpu.runner import run_apart, show_plan
+        from experiments.bench.gpu.scans import on_device
 
         device = "cpu" if rehearse else "cuda"
         known = {step.name: step for step in gpu_steps(rehearse, seed)}
         if unknown := [name for name in only or () if name not in known]:
             raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
         chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
-        says = {subject.name: subject.says for subject in subjects(device)} | SAYS
+        says = {one.name: one.says for one in on_device(device)} | SAYS
         run = new_run("gpu", device, rehearse, seed, _command(), says)
         recorder = Recorder(results, run, resume or bool(only))
         if only:
@@ -137,45 +101,42 @@ def gpu(
         raise typer.Exit(1)
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
-
-
 @app.command()
 def report(
     results: Results = RESULTS,
     out: Annotated[Path, typer.Option(help="The report.")] = HERE / "RESULTS.md",
-    figures: Annotated[Path, typer.Option(help="Folder of the plot.")] = HERE / "figures",
+    figures: Annotated[Path, typer.Option(help="Folder of the figures.")] = HERE / "figures",
 ) -> None:
-    """RESULTS.md and the plots, from the saved JSON alone."""
+    """RESULTS.md and its figures, from the saved JSON alone."""
     from experiments.bench.report import write_report
 
-    console = Console(stderr=True, soft_wrap=True)
-    with _one_line_errors(console):
+    with _one_line_errors(Console(stderr=True, soft_wrap=True)):
         write_report(results, out, figures)
     typer.echo(out)
 
 
+def _command() -> str:
+    return shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
+
+
 @contextlib.contextmanager
 def _one_line_errors(console: Console) -> Iterator[None]:
+    """Turn what the user can mend into one line and an exit code."""
     try:
         yield
-    except ResultError as error:
-        console.print("error: " + " ".join(str(error).split()), markup=False, highlight=False)
-        raise typer.Exit(2) from None
-    except torch.OutOfMemoryError as error:
-        said = str(error).splitlines()[0]
-        console.print(
-            f"error: the device has too little memory for this: {said}", markup=False, highlight=False
-        )
-        raise typer.Exit(2) from None
-    except OSError as error:
-        said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        console.print(f"error: {said}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         console.print("interrupted; the same command with --resume goes on from here")
         raise typer.Exit(130) from None
+    except ResultError as error:
+        said = " ".join(str(error).split())
+    except torch.OutOfMemoryError as error:
+        said = f"the device has too little memory for this: {str(error).splitlines()[0]}"
+    except OSError as error:
+        said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    else:
+        return
+    console.print(f"error: {said}", markup=False, highlight=False)
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The correctness gate: what is wrong is not timed.
+"""The correctness gate: nothing is timed whose numbers are wrong.
 
-A subject's output and every gradient are compared with `vmp.scan.spec` in float64, run on the very numbers that the
-subject was given; a plain subject with the plain scan.
+The output and every gradient of a scan are compared with `vmp.scan.spec` in float64, run on the very numbers that the
+scan was given; a plain scan is compared with the plain specification.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, final
@@ -13,89 +14,84 @@ from torch import Tensor
 
 import vmp
 from experiments.bench.inputs import NAMES, ScanInputs
-from experiments.bench.peers import OPTIONS, Subject
+from experiments.bench.peers import OPTIONS, Contender
 from experiments.bench.results import Check
 
 ALLOWED = {torch.float32: 64.0, torch.float64: 64.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 """Units of eps of the result's dtype, of the largest entry: rounding in a recursion over some thousand steps and sums
 as long; half an eps for what is stored in half precision, and as much for the sums before."""
 
+Tensors = tuple[Tensor, tuple[Tensor, ...]]
+"""An output, and the gradients of `NAMES`."""
+
 
 @final
 class Gate:
-    """Checks subjects on given inputs, each once.
+    """Checks contenders, each once.
 
-    ``inputs`` makes the inputs that a subject is checked on: shorter ones for loops over tokens, whose backward pass
-    takes minutes.
+    Args:
+        group: the group that the checks belong to.
+        inputs: makes the inputs that a contender is checked on: shorter ones for loops over tokens, whose backward pass
+            takes minutes.
     """
 
-    def __init__(self, group: str, inputs: Callable[[Subject], ScanInputs]) -> None:
+    def __init__(self, group: str, inputs: Callable[[Contender], ScanInputs]) -> None:
         self.group = group
         self._inputs = inputs
-        self._expected: dict[tuple[str, bool], tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._expected: dict[tuple[str, bool], Tensors] = {}
         self._checks: dict[str, tuple[Check, ...]] = {}
 
-    def checks(self, subject: Subject) -> tuple[Check, ...]:
-        """A check of the output and of each gradient; none where the subject is absent."""
-        if subject.absent:
+    def checks(self, contender: Contender) -> tuple[Check, ...]:
+        """Return a check of the output and of each gradient; there are none where the contender is absent."""
+        if contender.absent:
             return ()
-        if subject.name not in self._checks:
-            inputs = self._inputs(subject)
-            key = (inputs.says, subject.plain)
+        if contender.name not in self._checks:
+            inputs = self._inputs(contender)
+            key = (inputs.says, contender.plain)
             if key not in self._expected:
-                self._expected[key] = definition(inputs, subject.plain)
-            self._checks[subject.name] = compare(self.group, subject, inputs, self._expected[key])
-        return self._checks[subject.name]
+                self._expected[key] = definition(inputs, contender.plain)
+            self._checks[contender.name] = compare(self.group, contender, inputs, self._expected[key])
+        return self._checks[contender.name]
 
-    def problem(self, subject: Subject) -> str:
-        """Why a subject's timings are not to be shown, or ""."""
-        return subject.absent or failure(self.checks(subject))
+    def problem(self, contender: Contender) -> str:
+        """Return why a contender is not timed, or ""."""
+        return contender.absent or failure(self.checks(contender))
 
 
-def definition(inputs: ScanInputs, plain: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The specification's output and gradients of `NAMES`, in float64."""
+def definition(inputs: ScanInputs, plain: bool) -> Tensors:
+    """Return the specification's output and gradients in float64."""
     options: dict[str, Any] = {} if plain else OPTIONS
     exact = inputs.double()
     leaves = [x.detach().requires_grad_() for x in exact.tensors()]
-    scan = partial(vmp.selective_scan, backend="spec", **options)
-    out = scan(*leaves)
+    out = partial(vmp.selective_scan, backend="spec", **options)(*leaves)
     return out.detach(), torch.autograd.grad(out, leaves, exact.dy)
 
 
 def compare(
-    group: str,
-    subject: Subject,
-    inputs: ScanInputs,
-    expected: tuple[Tensor, tuple[Tensor, ...]],
-    as_name: str = "",
+    group: str, contender: Contender, inputs: ScanInputs, expected: Tensors, as_name: str = ""
 ) -> tuple[Check, ...]:
-    """A check of each tensor of a subject, called ``as_name`` where given, against what was expected."""
-    out, gradients = subject.results(inputs)
+    """Check each tensor of a contender, which is called `as_name` where that is given, against what was expected."""
+    out, gradients = contender.results(inputs)
     pairs = zip(("out", *NAMES), (out, *gradients), (expected[0], *expected[1]), strict=True)
-    name = as_name or subject.name
+    name = as_name or contender.name
     return tuple(
-        Check(group, name, tensor, inputs.says, deviation(got, wanted), subject.slack * ALLOWED[got.dtype])
+        Check(group, name, tensor, inputs.says, deviation(got, wanted), contender.slack * ALLOWED[got.dtype])
         for tensor, got, wanted in pairs
     )
 
 
 def deviation(got: Tensor, expected: Tensor) -> float:
-    """max |got - expected| / max |expected|, in units of eps of the dtype of `got`."""
+    """Return max |got - expected| / max |expected|, in units of eps of the dtype of `got`."""
     gap = (got.double() - expected.double()).abs().max() / expected.abs().max()
     return gap.item() / torch.finfo(got.dtype).eps
 
 
 def failure(checks: tuple[Check, ...]) -> str:
-    """The worst of the checks that failed, in words, or ""."""
+    """Return the worst of the checks that failed, in words, or ""."""
     failed = [check for check in checks if not check.passed]
     if not failed:
         return ""
-    worst = max(
-        failed, key=lambda check: check.deviation if check.deviation == check.deviation else float("inf")
-    )
-    what = (
-        f"gradient of {worst.tensor}"
-        if worst.tensor in NAMES
-        else {"out": "output"}.get(worst.tensor, worst.tensor)
-    )
+    worst = max(failed, key=lambda check: math.inf if math.isnan(check.deviation) else check.deviation)
+    named = {"out": "output", **{name: f"gradient of {name}" for name in NAMES}}
+    what = named.get(worst.tensor, worst.tensor)
     return f"FAILED: {what} is {worst.deviation:.3g} eps from the float64 specification, {worst.allowed:g} allowed"

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 NAMES = ("u", "delta", "A", "B", "C", "D")
+"""Arguments of a scan, in their order."""
 
 
 @final
@@ -25,15 +26,16 @@ class ScanInputs:
     dy: Float[Tensor, "B D L"]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """In the order of `NAMES`."""
+        """Return the arguments, in the order of `NAMES`."""
         return self.u, self.delta, self.A, self.B, self.C, self.D
 
     def double(self) -> "ScanInputs":
-        """The same numbers in float64."""
+        """Return the same numbers in float64."""
         return ScanInputs(*(x.double() for x in (*self.tensors(), self.dy)))
 
     @property
     def says(self) -> str:
+        """Sizes and dtype, in words."""
         batch, channels, length = self.u.shape
         dtype = str(self.u.dtype).removeprefix("torch.")
         return f"B={batch}, D={channels}, N={self.A.shape[1]}, L={length}, {dtype}"
@@ -50,10 +52,18 @@ def draw(
     device: str = "cpu",
     kind: str = "usual",
 ) -> ScanInputs:
-    """Inputs as a layer has them: A[n] = -(n + 1), delta softplus(normal - 2), all else normal.
+    """Draw inputs as a layer has them: A[n] = -(n + 1), delta = softplus(normal - 2), and all else normal.
 
-    Kinds: "usual"; "decaying", delta from 0.1 to 10, where exp(delta A) underflows; "silent", u 0 but for every 128th
-    token, so that states decay through the denormal numbers. A and D stay float32 where ``dtype`` is narrower.
+    Args:
+        batch, channels, states, length: B, D, N and L.
+        seed: of the draw, which is the same on every device.
+        dtype: of the inputs; A and D stay float32 where it is narrower.
+        device: where the inputs lie.
+        kind: "usual"; "decaying", where delta is 0.1 to 10, so that exp(delta A) underflows; or "silent", where u is 0
+            except at every 128th token, so that states decay through the denormal numbers.
+
+    Returns:
+        The inputs.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,22 +1,30 @@
-"""What is timed: our backends, and the scans of other packages where they are installed."""
+"""What is timed: this project's backends, and the scans of other packages where they are installed."""
 
+import contextlib
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, final
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 import vmp
+import vmp.mixer
 from experiments.bench.inputs import ScanInputs
 from experiments.bench.timing import Call
 from vmp.scan import available_backends, choose_backend
 
 OPTIONS: dict[str, Any] = {"residual": "elemental", "mask_diagonal": True}
 """What is switched on in a scan that is not plain."""
+
+QUANTITIES = ("forward", "forward+backward")
+"""What is timed of a scan."""
 
 FAST_MATH = 100.0
 """Slack of kernels that are compiled with fast maths, whose exponential is some ulp off at every step. What is left is
@@ -28,19 +36,19 @@ COMPARED_PLAIN = ("numba_cpu", "triton_gpu")
 
 @final
 @dataclass(frozen=True)
-class Subject:
+class Contender:
     """A selective scan that can be timed.
 
     Attributes:
-        name: in tables.
+        name: its name in tables.
         scan: from u, delta, A, B, C, D to the output.
         says: exactly what is timed.
         plain: whether it runs without mask and residual, which the packages of others lack.
         tokens_first: whether u, delta, B, C and the output have the tokens' axis before the channels'.
         held: how many arrays of B D L N numbers it holds at its peak, about, without and with gradients.
         loops: whether it takes a step of Python for each token.
-        slack: how many times the deviation that a backend of ours is allowed in the gate.
-        absent: why it cannot be timed here.
+        slack: how many times the deviation that a backend of this project is allowed in the gate.
+        absent: why it cannot be timed here, or "".
     """
 
     name: str
@@ -53,17 +61,10 @@ class Subject:
     slack: float = 1.0
     absent: str = ""
 
-    def arguments(self, inputs: ScanInputs) -> tuple[Tensor, ...]:
-        """The inputs, laid out as the subject takes them."""
-        if not self.tokens_first:
-            return inputs.tensors()
-        u, delta, A, B, C, D = inputs.tensors()
-        return u.mT.contiguous(), delta.mT.contiguous(), A, B.mT.contiguous(), C.mT.contiguous(), D
-
     def call(self, inputs: ScanInputs, quantity: str) -> Call:
-        """A call to time: "forward" without gradients, or "forward+backward" with the gradient of every input."""
+        """Return a call to time: one of `QUANTITIES`, the first without gradients, the second with all of them."""
         assert self.scan is not None, self.absent
-        scan, arguments = self.scan, self.arguments(inputs)
+        scan, arguments = self.scan, self._arguments(inputs)
 
         @torch.no_grad()
         def forward() -> Tensor:
@@ -72,12 +73,19 @@ class Subject:
         return forward if quantity == "forward" else partial(self._gradients, arguments, inputs.dy)
 
     def results(self, inputs: ScanInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The output and the gradients of `NAMES`, in the layout of the inputs."""
-        out, gradients = self._gradients(self.arguments(inputs), inputs.dy)
+        """Return the output and the gradients of `inputs.NAMES`, in the layout of the inputs."""
+        out, gradients = self._gradients(self._arguments(inputs), inputs.dy)
         if self.tokens_first:
             du, ddelta, dA, dB, dC, dD = gradients
             return out.mT, (du.mT, ddelta.mT, dA, dB.mT, dC.mT, dD)
         return out, gradients
+
+    def _arguments(self, inputs: ScanInputs) -> tuple[Tensor, ...]:
+        """The inputs, laid out as the scan takes them."""
+        if not self.tokens_first:
+            return inputs.tensors()
+        u, delta, A, B, C, D = inputs.tensors()
+        return u.mT.contiguous(), delta.mT.contiguous(), A, B.mT.contiguous(), C.mT.contiguous(), D
 
     def _gradients(
         self, arguments: tuple[Tensor, ...], dy: Float[Tensor, "B D L"]
@@ -88,8 +96,8 @@ class Subject:
         return out.detach(), torch.autograd.grad(out, leaves, dy.mT if self.tokens_first else dy)
 
 
-def subjects(device: str) -> tuple[Subject, ...]:
-    """Our backends, the compiled ones plain too, then the token loop, then the packages of others."""
+def backends(device: str) -> tuple[Contender, ...]:
+    """Return every backend, the compiled ones plain too, and the token loop."""
     like = torch.zeros(1, 1, 1, device=device)
     own = []
     for name in available_backends():
@@ -98,36 +106,24 @@ def subjects(device: str) -> tuple[Subject, ...]:
             choose_backend(like, backend=name)
         except ValueError as error:
             absent = str(error).removeprefix("backend: ")
-        loops = name == "spec"
-        own.append(_own(name, absent, loops=loops))
+        own.append(_own(name, absent))
         if name in COMPARED_PLAIN:
             own.append(_own(name, absent, plain=True))
-    return (*own, _token_loop(), *((_mamba_ssm(),) if device == "cuda" else (_mambapy(), _transformers())))
+    return (*own, TOKEN_LOOP)
 
 
-def _own(name: str, absent: str, *, plain: bool = False, loops: bool = False) -> Subject:
-    options = {} if plain else OPTIONS
+def _own(name: str, absent: str, *, plain: bool = False) -> Contender:
+    loops = name == "spec"
     says = f'`vmp.selective_scan(..., backend="{name}")`' + (", no mask or residual" if plain else "")
-    return Subject(
+    return Contender(
         f"{name}, plain" if plain else name,
-        partial(vmp.selective_scan, backend=name, **options),
-        says + (": a step of Python for each token" if loops else ""),
+        partial(vmp.selective_scan, backend=name, **({} if plain else OPTIONS)),
+        says + (": one step of Python for each token" if loops else ""),
         plain=plain,
         held=(0, 6 if loops else 0),
         loops=loops,
         slack=FAST_MATH if name == "mamba_ssm_cuda" else 1.0,
         absent=absent,
-    )
-
-
-def _token_loop() -> Subject:
-    return Subject(
-        "token loop",
-        token_loop,
-        "`experiments.bench.peers.token_loop`: exp(delta A) and delta B u of all tokens at once, (B, D, L, N), then a "
-        "step of torch for each token",
-        held=(3, 6),
-        loops=True,
     )
 
 
@@ -139,7 +135,7 @@ def token_loop(
     C: Float[Tensor, "B N L"],
     D: Float[Tensor, " D"],
 ) -> Float[Tensor, "B D L"]:
-    """The scan as torch code of Mamba is written where no kernel is at hand, with mask and elemental residual."""
+    """Scan as torch code of Mamba does where no kernel is at hand, with mask and elemental residual."""
     dtype = u.dtype
     u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
     Abar = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
@@ -153,43 +149,60 @@ def token_loop(
     return (torch.stack(y, dim=2) + D[:, None] * u).to(dtype)
 
 
-def _mambapy() -> Subject:
+TOKEN_LOOP = Contender(
+    "token loop",
+    token_loop,
+    "`experiments.bench.peers.token_loop`: exp(delta A) and delta B u of all tokens at once, (B, D, L, N), then one "
+    "step of torch for each token",
+    held=(3, 6),
+    loops=True,
+)
+
+
+def mambapy() -> Contender:
+    """Return mambapy's scan. The method reads nothing of the block it belongs to."""
     says = "`mambapy.mamba.MambaBlock.selective_scan`, its parallel scan, on (B, L, D) tensors"
-    try:
-        from mambapy.mamba import MambaBlock
-    except ImportError as error:
-        return Subject("mambapy", None, says, plain=True, absent=f"not installed: {error}")
-    # The method reads nothing of the block it belongs to.
-    return Subject(
-        "mambapy",
-        partial(MambaBlock.selective_scan, None),
-        says,
-        plain=True,
-        tokens_first=True,
-        held=(6, 12),
-    )
+    return _other(
+        "mambapy", "mambapy.mamba", lambda module: partial(module.MambaBlock.selective_scan, None), says,
+        tokens_first=True, held=(6, 12),
+    )  # fmt: skip
 
 
-def _transformers() -> Subject:
+def transformers() -> Contender:
+    """Return the scan of transformers in torch. What decorates it would run a kernel of another package."""
     says = (
         "`transformers.models.mamba.modeling_mamba.mamba_selective_scan`, its torch path: the scan alone, without the "
         "mixer's projections"
     )
     # It warns, at import, that a kernel would be faster.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    try:
-        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-    except ImportError as error:
-        return Subject("transformers", None, says, plain=True, absent=f"not installed: {error}")
-    # The decorated function would run a kernel of another package where there is one.
-    scan = getattr(mamba_selective_scan, "__wrapped__", mamba_selective_scan)
-    return Subject("transformers", scan, says, plain=True, held=(3, 6), loops=True)
+    return _other(
+        "transformers", "transformers.models.mamba.modeling_mamba",
+        lambda module: inspect.unwrap(module.mamba_selective_scan), says, held=(3, 6), loops=True,
+    )  # fmt: skip
 
 
-def _mamba_ssm() -> Subject:
+def mamba_ssm() -> Contender:
+    """Return mamba_ssm's CUDA kernel."""
     says = "`mamba_ssm.ops.selective_scan_interface.selective_scan_fn`, its CUDA kernel"
+    module = "mamba_ssm.ops.selective_scan_interface"
+    return _other("mamba_ssm", module, lambda module: module.selective_scan_fn, says, slack=FAST_MATH)
+
+
+def _other(
+    name: str, module: str, scan: Callable[[Any], Callable[..., Tensor]], says: str, **fields: Any
+) -> Contender:
+    """The plain scan of another package, which may not be installed."""
     try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        return Contender(name, scan(import_module(module)), says, plain=True, **fields)
     except ImportError as error:
-        return Subject("mamba_ssm", None, says, plain=True, absent=f"not installed: {error}")
-    return Subject("mamba_ssm", selective_scan_fn, says, plain=True, slack=FAST_MATH)
+        return Contender(name, None, says, plain=True, absent=f"not installed: {error}")
+
+
+def _its_input(u: Tensor, *args: Any, **options: Any) -> Tensor:
+    return u
+
+
+def scan_left_out() -> contextlib.AbstractContextManager[Any]:
+    """Have every scan of a mixer give back its input u within a block, in compiled code too."""
+    return patch.object(vmp.mixer, "selective_scan", _its_input)

@@ -1,29 +1,27 @@
-"""What a run of the bench saves: rows of samples, checks of the gate, and the machine, versions and command behind.
+"""What the bench saves: rows of samples, checks of the gate, and the machine, versions and command behind them.
 
-A row belongs to a group, and all of a group was measured in turns in one process, so that ratios are taken inside a
-group only. A group is written as soon as it is complete; `--resume` goes on after the last one.
+Each row belongs to a group. A group is measured in one process whose calls take turns, so ratios are taken only within
+a group. Every record is written at once, and `--resume` skips the groups that are complete.
 """
 
-import datetime
 import hashlib
-import importlib.metadata
-import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from pydantic import JsonValue
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from analysis.results import RECORD, ResultError, load, to_json
-from experiments.runs import write_text
+from analysis.files import ResultError, write_text
+from analysis.provenance import Machine, now, this_machine, versions
 
-PACKAGES = ("vmp-toolkit", "torch", "numpy", "numba", "triton", "mambapy", "transformers", "mamba-ssm")
+RECORD = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+PACKAGES = ("vmp-toolkit", "numpy", "numba", "triton", "mambapy", "transformers", "mamba-ssm")
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -34,7 +32,7 @@ class Row:
         group: what it was measured together with.
         subject: the backend, peer or part that was measured.
         quantity: "forward", "forward+backward", ...
-        unit: of the samples.
+        unit: unit of the samples.
         case: sizes, dtype and options.
         samples: every repeat, in the order taken; empty where there is a problem.
         problem: why there is no figure: "FAILED: ...", "not installed: ...", "not timed: ...".
@@ -57,11 +55,12 @@ class Row:
 
     @property
     def median(self) -> float:
+        """Median of the samples."""
         return statistics.median(self.samples)
 
     @property
     def spread(self) -> float:
-        """The distance between quartiles, in the row's unit; 0 of a single sample."""
+        """Distance between the quartiles, in the row's unit; 0 for a single sample."""
         if len(self.samples) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
@@ -73,6 +72,8 @@ class Check:
     """How far one tensor of a subject is from the float64 specification.
 
     Attributes:
+        group: what the check belongs to.
+        subject: the backend, peer or part that was checked.
         tensor: "out", or the tensor whose gradient it is.
         inputs: what both were given.
         deviation: max |got - expected| / max |expected|, in units of the dtype's eps.
@@ -93,24 +94,16 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.deviation <= self.allowed  # False for NaN
+        """Whether the deviation is allowed; False where it is NaN."""
+        return self.deviation <= self.allowed
+
+
+Emit = Callable[[Row | Check], None]
+"""Takes a row or a check as soon as it is known."""
 
 
 @dataclass(frozen=True, config=RECORD)
-class Machine:
-    """Where it ran. `vector` is the widest vector unit in bits; `gpu` None where the run used none."""
-
-    cpu: str
-    cores: int
-    threads: int
-    vector: int
-    memory_gb: float
-    system: str
-    gpu: str | None
-
-
-@dataclass(frozen=True, config=RECORD)
-class Run:
+class BenchRun:
     """One subcommand on one device; `subjects` says exactly what each name stands for."""
 
     subcommand: str
@@ -126,43 +119,35 @@ class Run:
     checks: tuple[Check, ...] = ()
     groups: tuple[str, ...] = ()
 
-    def row(self, group: str, subject: str, quantity: str) -> Row | None:
-        """The row of that name, or None where the run has none."""
-        wanted = (group, subject, quantity)
-        return next((row for row in self.rows if row.names == wanted), None)
-
     @property
     def file(self) -> str:
-        """The name of its file: a GPU's run has one name, whichever device rehearsed it."""
+        """Name of its file: a GPU's run has one name, whichever device rehearsed it."""
         return "gpu.json" if self.subcommand == "gpu" else f"{self.subcommand}-{self.device}.json"
 
-    def same_setting(self, other: "Run") -> bool:
-        """Whether rows of the two may stand in one file: same machine, versions, code, seed and sizes."""
+    def same_setting(self, other: "BenchRun") -> bool:
+        """Tell whether rows of two runs may stand in one file: same machine, versions, code, seed and sizes."""
         names = ("subcommand", "device", "quick", "seed", "machine", "versions")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-@dataclass(frozen=True, config=RECORD)
-class Measured:
-    """What a step found."""
-
-    rows: tuple[Row, ...] = ()
-    checks: tuple[Check, ...] = ()
-
-
-Emit = Callable[[Row | Check], None]
-"""Takes a row or a check as soon as it is known."""
-
-
 @final
 class Recorder:
-    """Keeps a run and writes its file after every group, or after every record that is handed to it alone."""
+    """Keeps a run and writes its file after every record.
 
-    def __init__(self, folder: Path, run: Run, resume: bool) -> None:
+    Args:
+        folder: where the file is.
+        run: a run without rows.
+        resume: whether to keep what the file already holds.
+
+    Raises:
+        ResultError: The file to resume is damaged, or belongs to another machine, version, code, seed or size.
+    """
+
+    def __init__(self, folder: Path, run: BenchRun, resume: bool) -> None:
         self.path = folder / run.file
         self.run = run
         if resume and self.path.exists():
-            earlier = load(Run, self.path)
+            earlier = read_run(self.path)
             if not earlier.same_setting(run):
                 raise ResultError(
                     f"{self.path}: is of another machine, version, code, seed or size; leave --resume out to replace it"
@@ -170,117 +155,71 @@ class Recorder:
             self.run = replace(earlier, command=run.command)
         folder.mkdir(parents=True, exist_ok=True)
 
+    def has(self, group: str) -> bool:
+        """Tell whether a group is complete."""
+        return group in self.run.groups
+
     def reopen(self, groups: Iterable[str]) -> None:
         """Measure these groups again; what is known of them stays until it is replaced."""
         self._write(groups=tuple(name for name in self.run.groups if name not in set(groups)))
 
     def put(self, record: Row | Check) -> None:
-        """Write one record, in the place of an earlier one of the same thing."""
-        if isinstance(record, Row):
-            kept = (row for row in self.run.rows if row.names != record.names)
-            self._write(rows=(*kept, record))
-        else:
-            others = (check for check in self.run.checks if check.names != record.names)
-            self._write(checks=(*others, record))
+        """Write one record, in the place of an earlier one of the same names."""
+        kind = "rows" if isinstance(record, Row) else "checks"
+        kept = (one for one in getattr(self.run, kind) if one.names != record.names)
+        self._write(**{kind: (*kept, record)})
 
     def finish(self, group: str) -> None:
         """Write that a group is complete."""
         self._write(groups=(*(name for name in self.run.groups if name != group), group))
 
-    def has(self, group: str) -> bool:
-        return group in self.run.groups
-
-    def add(self, group: str, measured: Measured) -> None:
-        """Write what was measured of a group."""
-        self._write(
-            rows=self.run.rows + measured.rows,
-            checks=self.run.checks + measured.checks,
-            groups=(*self.run.groups, group),
-        )
-
     def _write(self, **changes: Any) -> None:
         self.run = replace(self.run, date=now(), **changes)
-        write_text(self.path, to_json(self.run))
+        write_text(self.path, TypeAdapter(BenchRun).dump_json(self.run, indent=1).decode() + "\n")
+
+
+def read_run(path: Path) -> BenchRun:
+    """Read the file of a run.
+
+    Raises:
+        ResultError: the file is missing or holds something else; the message says where.
+    """
+    try:
+        return TypeAdapter(BenchRun).validate_json(path.read_bytes())
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the text"
+        raise ResultError(f"{path}: not a run of the bench: {where}: {first['msg']}") from error
 
 
 def new_run(
     subcommand: str, device: str, quick: bool, seed: int, command: str, subjects: dict[str, str]
-) -> Run:
-    """A run without rows, of this machine at its present number of threads."""
-    return Run(subcommand, device, quick, seed, command, now(), this_machine(device), versions(), subjects)
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Of what takes part in a measurement, as far as it is installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["torch"] = torch.__version__
+) -> BenchRun:
+    """Return a run without rows, of this machine at its present number of threads."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, **versions(*PACKAGES)}
     found["sources"] = _sources()
-    return found
+    return BenchRun(subcommand, device, quick, seed, command, now(), this_machine(device), found, subjects)
 
 
 def _sources() -> str:
-    """The first digits of the SHA-256 of what is timed and what times it: a resumed run is of one code."""
+    """Return the first digits of the SHA-256 of what is timed and what times it: a resumed run is of one code."""
     root = Path(__file__).parents[2]
-    files = [
-        path for part in ("vmp", "analysis", "experiments/bench") for path in (root / part).rglob("*.py")
-    ]
+    parts = ("vmp", "analysis", "experiments/bench")
     whole = hashlib.sha256()
-    for path in sorted(files):
+    for path in sorted(path for part in parts for path in (root / part).rglob("*.py")):
         whole.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return whole.hexdigest()[:12]
 
 
-def this_machine(device: str) -> Machine:
-    """What /proc says of the processor, and torch of the GPU where `device` is "cuda"."""
-    told = _proc_fields("/proc/cpuinfo")
-    flags = told.get("flags", "").split()
-    return Machine(
-        cpu=told.get("model name") or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        vector=512 if "avx512f" in flags else 256 if "avx2" in flags else 128,
-        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        system=f"{platform.system()} {platform.machine()}",
-        gpu=_gpu() if device == "cuda" else None,
-    )
+def find_runs(folder: Path) -> dict[tuple[str, str], BenchRun]:
+    """Load every run of a folder, by subcommand and device.
 
-
-def _proc_fields(path: str) -> dict[str, str]:
-    """`name : value` lines, the first of each name; nothing where the system has no such file."""
-    try:
-        text = Path(path).read_text()
-    except OSError:
-        return {}
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    return fields
-
-
-def _gpu() -> str:
-    """Name and driver of the GPU."""
-    name = torch.cuda.get_device_name()
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return f"{name}, CUDA {torch.version.cuda}"
-    return f"{name}, CUDA {torch.version.cuda}, driver {driver}"
-
-
-def find_runs(folder: Path) -> dict[tuple[str, str], Run]:
-    """Every run saved in a folder, by subcommand and device. Raises ResultError for a file that is none."""
+    Raises:
+        ResultError: There is no such folder, or one of its files is not a run.
+    """
     if not folder.is_dir():
         raise ResultError(f"{folder}: there is no such folder of results")
-    runs: Iterable[Run] = [load(Run, path) for path in sorted(folder.glob("*.json"))]
+    runs: Iterable[BenchRun] = [read_run(path) for path in sorted(folder.glob("*.json"))]
     return {(run.subcommand, run.device): run for run in runs}

@@ -19,7 +19,7 @@ TURNS = 10
 
 
 def wall(call: Call) -> float:
-    """Seconds of wall clock."""
+    """Return the seconds of wall clock that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -28,10 +28,10 @@ def wall(call: Call) -> float:
 def interleave(
     calls: Mapping[str, Call], *, budget: float, most: int = 60, clock: Clock = wall
 ) -> dict[str, tuple[float, ...]]:
-    """Seconds of repeated calls, after one call of each to warm up.
+    """Return the seconds of repeated calls, after one call of each to warm up.
 
     The calls take turns, so that a machine that slows down for a while slows all of them. Each call gets as many
-    repeats as fit into ``budget`` seconds, at least 3 and at most ``most``, spread over `TURNS` turns; a call that
+    repeats as fit into `budget` seconds, at least 3 and at most `most`, spread over `TURNS` turns; a call that
     takes longer than the budget is not repeated, and its one sample is the first call.
     """
     samples: dict[str, list[float]] = {}
@@ -48,16 +48,17 @@ def interleave(
 
 
 class PeakError(RuntimeError):
-    """Peak memory that cannot be had; the message says why in one line."""
+    """Peak memory cannot be had; the message says why in one line."""
 
 
 def peak_bytes(make: Callable[..., Call], *arguments: Any) -> int:
-    """Bytes that ``make(*arguments)()`` takes at its peak above what ``make`` left behind, outputs included.
+    """Return the bytes that `make(*arguments)()` takes at its peak above what `make` left behind, outputs included.
 
-    It runs in a new process: ``make`` builds the inputs and warms up what a first call would leave (compiled code,
+    It runs in a new process: `make` builds the inputs and warms up what a first call would leave (compiled code,
     threads), then the kernel's record of the largest resident set is reset and read again after the call.
 
-    Raises PeakError where the system keeps no such record, or ended the process.
+    Raises:
+        PeakError: The system keeps no such record, or it ended the process.
     """
     spawn = multiprocessing.get_context("spawn")
     try:

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import vmp
+from analysis.files import write_text
 from experiments.data.augment import mix
 from experiments.data.draws import BadVideos
-from experiments.runs import RunFolder, write_text, writing
+from experiments.runs import RunFolder, writing
 from experiments.training.config import TrainConfig
 from experiments.training.optimiser import parameter_groups
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from analysis import plots
-from analysis._theory import cli as theory
 from analysis.compare import __main__ as compare
 from analysis.contradiction import __main__ as contradiction
 from analysis.decay import __main__ as decay
 from analysis.decay.run import run as run_decay
 from analysis.request import Request
+from analysis.theory import command as theory
 from tests.analysis.models import TINY
 from tests.analysis.test_families import mamba
 from vmp import create_model

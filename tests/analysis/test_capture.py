@@ -73,18 +73,6 @@ def test_rebuild_of_released_files(name, tmp_path):
     assert {(c.direction, c.terms.scale) for c in captures} == {("forward", scale), ("backward", scale)}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_matrix_of_a_capture_is_that_of_its_scan(variant):
-    """Output before the projection = gate (alpha u + D u), with alpha from `dense` and nothing of the scan."""
-    model = video_model(variant)
-    with torch.no_grad(), record(model, [1]) as captures:
-        model(clip())
-    for c in captures:
-        y = torch.einsum("bdij,bdj->bdi", c.operator().dense(), c.terms.u)
-        y = y if c.terms.D is None else y + c.terms.D[:, None] * c.terms.u
-        torch.testing.assert_close(c.output(), c.terms.gate() * y, rtol=0, atol=1e-10)
-
-
 def test_layers_directions_and_layout():
     model = video_model("paper")
     with torch.no_grad(), record(model, layers=[-1, 0]) as captures:

@@ -1,52 +1,39 @@
-"""The bench: its gate, its judgements and its table on small sizes and on runs written by hand."""
+"""The bench: its gate, its timing and its report, on small sizes and on runs written by hand."""
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from analysis.provenance import Machine
 from experiments.bench import __main__ as cli
-from experiments.bench import model as whole
-from experiments.bench import reduce as reduction
-from experiments.bench import scan
-from experiments.bench.compiled import assembly, count_widths, exp_error
+from experiments.bench import model, reduce, scan
+from experiments.bench.figure import growth_points
 from experiments.bench.gpu.scans import TOY, GpuSizes, scan_timing, work
 from experiments.bench.inputs import draw
-from experiments.bench.peers import Subject, subjects, token_loop
-from experiments.bench.plot import growth_points
-from experiments.bench.results import Check, Machine, Measured, Recorder, Row, Run, find_runs, this_machine
+from experiments.bench.peers import QUANTITIES, Contender, backends, scan_left_out, token_loop
+from experiments.bench.report import write_report
+from experiments.bench.results import BenchRun, Check, Recorder, Row, find_runs
 from experiments.bench.timing import interleave, peak_bytes
-from experiments.bench.verdicts import amount, seconds, slope
+from experiments.bench.words import amount, power, seconds
 
 MACHINE = Machine("a processor", 2, 2, 256, 8.0, "Linux x86_64", None)
+A_RUN = BenchRun("scan", "cpu", False, 0, "a command", "2026-01-02T03:04:05+00:00", MACHINE, {"torch": "2.9"})
 
 
 def run_cli(*arguments: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def nothing(done: int, total: int) -> None:
-    pass
-
-
-def a_run(*rows: Row, subcommand: str = "scan", device: str = "cpu", quick: bool = False, checks=()) -> Run:
-    return Run(
-        subcommand, device, quick, 0, "a command", "2026-01-02T03:04:05+00:00", MACHINE, {"torch": "2.9"}, {},
-        rows, checks,
-    )  # fmt: skip
-
-
-def write_runs(folder: Path, *runs: Run) -> None:
+def report_on(folder: Path, *runs: BenchRun) -> dict[str, list[str]]:
+    """Write the report of runs; the cells of each line of its tables that follow the first."""
     for run in runs:
-        recorder = Recorder(folder, run, resume=False)
-        recorder.add("all", Measured())
-
-
-def report_on(folder: Path) -> dict[str, list[str]]:
-    """Write the report of the runs in a folder; its tables' lines by first cell."""
+        Recorder(folder, run, resume=False).finish("all")
     result = run_cli("report", "--results", folder, "--out", folder / "R.md", "--figures", folder / "figures")
     assert result.exit_code == 0, result.output
     lines: dict[str, list[str]] = {}
@@ -57,330 +44,202 @@ def report_on(folder: Path) -> dict[str, list[str]]:
     return lines
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------------
+def records_of(bench, group: str) -> list:
+    return list(next(step for step in bench.steps() if step.group == group).records())
 
 
-def subject(name: str, of, **fields) -> Subject:
-    return Subject(name, of, name, **fields)
-
-
-def test_a_wrong_backend_is_not_timed_and_its_row_says_how_far_off_it_is():
-    def off(u, delta, A, B, C, D):
-        return token_loop(u, delta, A, B, C, D) * 1.001
+def test_a_wrong_scan_is_not_timed_and_its_row_says_how_far_off_it_is():
+    def off(*inputs):
+        return token_loop(*inputs) * 1.001
 
     def wrong_gradient(u, delta, A, B, C, D):
-        out = token_loop(u, delta, A, B, C, D)
-        return out + 1e-3 * (delta - delta.detach())
+        return token_loop(u, delta, A, B, C, D) + 1e-3 * (delta - delta.detach())
 
-    def nan(u, delta, A, B, C, D):
-        return token_loop(u, delta, A, B, C, D) * float("nan")
+    def nan(*inputs):
+        return token_loop(*inputs) * float("nan")
 
-    among = [subject("off", off), subject("wrong gradient", wrong_gradient), subject("nan", nan)]
-    bench = scan.ScanBench(scan.QUICK, 0, [subject("right", token_loop), *among])
-    steps = {step.group: step.measure for step in bench.steps()}
-    rows = {row.subject: row for row in steps["forward"](nothing).rows}
-    assert rows["right"].samples
-    assert not rows["right"].problem
-    for name in ("off", "wrong gradient", "nan"):
-        assert rows[name].samples == (), name
+    among = [Contender(each.__name__, each, "") for each in (token_loop, off, wrong_gradient, nan)]
+    absent = Contender("mambapy", None, "", plain=True, absent="not installed: No module named 'mambapy'")
+    bench = scan.ScanBench(scan.QUICK, 0, [*among, absent])
+    rows = {row.subject: row for row in records_of(bench, "forward")}
+    assert [name for name, row in rows.items() if row.samples] == ["token_loop"]
+    assert rows["token_loop"].problem == ""
     # 0.001 in units of float32's eps.
     assert " is 8.39e+03 eps from the float64 specification, 64 allowed" in rows["off"].problem
-    assert rows["wrong gradient"].problem.startswith("FAILED: gradient of delta is "), rows[
-        "wrong gradient"
-    ].problem
-    assert " is nan eps" in rows["nan"].problem, rows["nan"].problem
-    failed = {check.subject for check in steps["gate"](nothing).checks if not check.passed}
-    assert failed == {"off", "wrong gradient", "nan"}
+    assert rows["wrong_gradient"].problem.startswith("FAILED: gradient of delta is ")
+    assert " is nan eps" in rows["nan"].problem
+    assert rows["mambapy"].problem == absent.absent
+    failed = {check.subject for check in records_of(bench, "gate") if not check.passed}
+    assert failed == {"off", "wrong_gradient", "nan"}
 
 
-def test_a_failed_row_shows_no_figure_in_the_report(tmp_path):
-    problem = "FAILED: output is 8.39e+03 eps from the float64 specification, 64 allowed"
-    rows = [
-        Row("forward", "numba_cpu", "forward", "s", {}, (), problem),
-        Row("forward", "token loop", "forward", "s", {}, (0.3,)),
-    ]
-    check = Check("gate", "numba_cpu", "out", "B=1", 8390.0, 64.0)
-    write_runs(tmp_path, a_run(*rows, checks=(check,)))
-    lines = report_on(tmp_path)
-    assert lines["forward"] == ["at most 4.5 ms", f"numba_cpu: {problem}", "**not met**"]
-    assert lines["numba_cpu"] == ["forward", "-", "-", "-", "0", problem]
-    assert lines["gate"][-1] == "**FAILED: 8.39e+03** of 64"
-
-
-@pytest.mark.parametrize("name", [s.name for s in scan.of_the_cpu() if not s.absent])
-def test_every_subject_that_is_here_passes_the_gate(name):
+@pytest.mark.parametrize("name", [one.name for one in scan.of_the_cpu() if not one.absent])
+def test_every_contender_that_is_here_passes_the_gate(name):
     bench = scan.ScanBench(scan.QUICK, 0)
-    one = next(s for s in bench.subjects if s.name == name)
-    checks = bench.gate.checks(one)
+    checks = bench.gate.checks(next(one for one in bench.contenders if one.name == name))
     assert [check.tensor for check in checks] == ["out", "u", "delta", "A", "B", "C", "D"]
     assert all(check.passed for check in checks), checks
 
 
-def test_a_peer_that_is_not_installed_says_so():
-    absent = Subject("mambapy", None, "", plain=True, absent="not installed: No module named 'mambapy'")
-    bench = scan.ScanBench(scan.QUICK, 0, [subject("right", token_loop), absent])
-    rows = next(step for step in bench.steps() if step.group == "forward").measure(nothing).rows
-    assert rows[1].problem == "not installed: No module named 'mambapy'"
-    assert rows[1].samples == ()
-
-
 def test_the_gate_of_reduce_refuses_other_weights(monkeypatch):
-    bench = reduction.ReduceBench(reduction.QUICK, 0)
-    assert {
-        check.tensor: check.passed for check in bench.steps()[0].measure(nothing).checks
-    } == dict.fromkeys(("AbsoluteMean", "LagProfile", "FrameMatrix", "RowMass", "row", "column"), True)
-    right = reduction.reduce
+    bench = reduce.ReduceBench(reduce.QUICK, 0)
+    names = ("AbsoluteMean", "LagProfile", "FrameMatrix", "RowMass", "row", "column")
+    assert {check.tensor: check.passed for check in records_of(bench, "gate")} == dict.fromkeys(names, True)
+    right = reduce.reduce
     monkeypatch.setattr(
-        reduction, "reduce", lambda *a, **k: {**(found := right(*a, **k)), "RowMass": found["RowMass"] + 0.01}
+        reduce, "reduce", lambda *a, **k: {**(found := right(*a, **k)), "RowMass": found["RowMass"] + 0.01}
     )
-    checks = bench.steps()[0].measure(nothing).checks
-    assert [check.tensor for check in checks if not check.passed] == ["RowMass"]
-    (row,) = bench.steps()[1].measure(nothing).rows
+    assert [check.tensor for check in records_of(bench, "gate") if not check.passed] == ["RowMass"]
+    (row,) = records_of(bench, f"reduce frames={reduce.QUICK.frames[0]}")
     assert row.samples == ()
     assert row.problem.startswith("FAILED: RowMass is ")
 
 
-# --- from rows to verdicts --------------------------------------------------------------------------------------------
-
-
-def scan_rows(seconds: float, loop: float) -> list[Row]:
-    """Forward timings, and times and bytes that grow as L in steps and as L^1.3 in bytes of the backward pass."""
-    rows = [
-        Row("forward", "numba_cpu", "forward", "s", {}, (2 * seconds, seconds, seconds / 2)),
-        Row("forward", "token loop", "forward", "s", {}, (loop,)),
-        *(
-            Row("assembly", f"{bits} bit", "packed arithmetic", "", {}, (n,))
-            for bits, n in ((128, 3.0), (256, 97.0))
-        ),
-        Row("assembly", "512 bit", "packed arithmetic", "", {}, (0.0,)),
-    ]
-    for length in scan.ScanSizes().lengths:
-        rows += [
-            Row(f"growth L={length}", "numba_cpu", "forward", "s", {}, (1e-5 * length,)),
-            Row(f"growth L={length}", "numba_cpu", "forward+backward", "s", {}, (1e-5 * length**1.3,)),
-            Row(f"memory L={length}", "numba_cpu", "forward", "bytes", {}, (1000.0 * length,)),
-        ]
-    return rows
-
-
-def test_the_report_says_met_not_met_and_not_measured(tmp_path):
-    write_runs(tmp_path, a_run(*scan_rows(0.004, 0.2)))
-    lines = report_on(tmp_path)
-    assert lines["forward"] == ["at most 4.5 ms", "4.00 ms", "met"]
-    assert lines["forward, over the token loop in torch"] == [
-        "at least 60 x faster", "50.0 x (200 ms : 4.00 ms)", "**not met**",
-    ]  # fmt: skip
-    assert lines["growth of time in L, 196 to 50,176: forward"][1:] == [
-        "slope 1.00, of the last four 1.00; 1.96 ms at 196, 502 ms at 50,176", "met",
-    ]  # fmt: skip
-    assert lines["growth of time in L, 196 to 50,176: forward+backward"][1].startswith("slope 1.30, ")
-    assert lines["growth of time in L, 196 to 50,176: forward+backward"][2] == "**not met**"
-    assert lines["growth of memory above the inputs in L, 196 to 50,176: forward"][1:] == [
-        "slope 1.00, of the last four 1.00; 196 kB at 196, 50.2 MB at 50,176", "met",
-    ]  # fmt: skip
-    assert lines["generated code"][1:] == [
-        "packed arithmetic instructions: 3 of 128 bit, 97 of 256 bit; the machine has 256 bit", "met",
-    ]  # fmt: skip
-    assert lines["forward + backward"][1:] == ["not measured: the saved run of scan has not come to it", "-"]
-    assert lines["time, L=1569"][1:] == [
-        "not measured: `python -m experiments.bench reduce` has not been run",
-        "-",
-    ]
-    on_gpu = [
-        cells
-        for what, cells in lines.items()
-        if what.startswith(("plain scan, B=", "mask and residual on, B="))
-    ]
-    assert len(on_gpu) == 16
-    assert all(cells[1:] == ["not measured: `make gpu` has not been run", "-"] for cells in on_gpu)
-    # Spread: the distance between quartiles of 2, 4 and 8 ms.
-    assert lines["numba_cpu"][:6] == ["forward", "4.00 ms", "2.00 ms", "3.00 ms", "3", ""]
-
-
-def test_the_report_is_made_of_the_json_alone_and_is_the_same_again(tmp_path):
-    write_runs(tmp_path, a_run(*scan_rows(0.004, 0.2)))
-    report_on(tmp_path)
-    names = ("R.md", "figures/growth.png", "figures/growth.svg")
-    first = [(tmp_path / name).read_bytes() for name in names]
-    report_on(tmp_path)
-    assert [(tmp_path / name).read_bytes() for name in names] == first
-
-
-def test_a_gpu_run_fills_the_gpu_rows_and_keeps_those_of_the_cpu(tmp_path):
-    group, B, D, N, L = "B=8, L=1569", 8, 1152, 16, 1569
-    rate, copy = 4e12, 2.5e12
-    rows = [
-        Row("floor", "device", "exponentials", "1/s", {}, (rate,)),
-        Row("floor", "device", "copy", "bytes/s", {}, (copy,)),
-        Row(group, "triton_gpu", "forward", "s", {}, (1e-4,)),
-        Row(group, "triton_gpu, plain", "forward", "s", {}, (9e-5,)),
-        Row(group, "mamba_ssm", "forward", "s", {}, (), "not installed: No module named 'mamba_ssm'"),
-        Row(group, "token loop", "forward", "s", {}, (0.05,)),
-    ]
-    write_runs(tmp_path, a_run(*scan_rows(0.004, 0.2)), a_run(*rows, subcommand="gpu", device="cuda"))
-    lines = report_on(tmp_path)
-    case = "mask and residual on, B=8, L=1,569, forward"
-    floor = B * D * L * N / rate
-    assert lines[f"{case}, fraction of the floor"][1:] == [
-        f"58 % (floor {1e6 * floor:.1f} us by exponentials)",
-        "met",
-    ]
-    assert lines[f"{case}, over the token loop"][1:] == ["500 x (50.0 ms : 100 us)", "met"]
-    assert lines[f"{case}, over mamba_ssm's plain scan"][1:] == [
-        "mamba_ssm: not installed: No module named 'mamba_ssm'", "-",
-    ]  # fmt: skip
-    assert lines["forward"][:3] == ["at most 4.5 ms", "4.00 ms", "met"]
-
-
-def test_work_of_a_scan_by_hand():
-    sizes = GpuSizes(channels=2, states=3)
-    exponentials, moved = work(1, 5, "forward", sizes)
-    assert exponentials == 30
-    # u, delta and the output of 10 numbers, B and C of 15, two bytes each.
-    assert moved == 2 * (3 * 10 + 2 * 15)
-    exponentials, moved = work(1, 5, "forward+backward", sizes)
-    assert exponentials == 60
-    # Then u, delta, dy, du, ddelta, and B, C, dB, dC.
-    assert moved == 2 * (3 * 10 + 2 * 15) + 2 * (5 * 10 + 4 * 15)
-
-
-def test_an_empty_folder_leaves_every_target_unmeasured(tmp_path):
-    lines = report_on(tmp_path)
-    assert lines["forward"][1:] == ["not measured: `python -m experiments.bench scan` has not been run", "-"]
-    assert not (tmp_path / "figures/growth.png").exists()
-
-
 def test_scans_are_checked_and_timed_in_half_precision():
-    among = [s for s in subjects("cpu") if s.name in ("chunked", "token loop")]
+    among = [one for one in backends("cpu") if one.name in ("chunked", "token loop")]
     found: list[Row | Check] = []
-    sizes = replace(TOY, cases=((2, 9), (1, 12)))
-    scan_timing(sizes, "cpu", found.append, among)
+    scan_timing(replace(TOY, cases=((2, 9), (1, 12))), "cpu", found.append, among)
     checks = [one for one in found if isinstance(one, Check)]
     assert all(check.passed for check in checks), checks
     # What is stored in bfloat16 may be an eps off; A and D stay float32.
     allowed = {check.tensor: check.allowed for check in checks if check.subject == "chunked"}
     assert allowed == {"out": 1, "u": 1, "delta": 1, "A": 64, "B": 1, "C": 1, "D": 64}
     rows = {one.names: one for one in found if isinstance(one, Row)}
-    refused = "not timed: its gradients take time that grows as L squared; the longest timed is L=9"
-    for group in ("B=2, L=9", "B=1, L=12"):
-        for quantity in ("forward", "forward+backward"):
-            for names in ((group, "chunked", quantity), (group, "chunked", f"{quantity}, as Python calls it"),
-                          (group, "token loop", quantity)):  # fmt: skip
-                too_long = names == ("B=1, L=12", "token loop", "forward+backward")
-                assert rows[names].problem == (refused if too_long else "")
-                assert too_long or min(rows[names].samples) > 0
+    refused = rows.pop(("B=1, L=12", "token loop", "forward+backward"))
+    assert (
+        refused.problem
+        == "not timed: its gradients take time that grows as L squared; the longest timed is L=9"
+    )
+    assert len(rows) == 2 * 2 * 3 - 1
+    assert all(row.samples and not row.problem for row in rows.values())
 
 
-def test_what_was_tried_is_part_of_the_report_where_it_is_written(tmp_path):
-    from experiments.bench.report import write_report
-
-    tried = tmp_path / "tried.md"
-    write_report(tmp_path, tmp_path / "R.md", tmp_path, tried)
-    assert "did not pay" not in (tmp_path / "R.md").read_text()
-    tried.write_text("## What was tried and did not pay\n\n- A thing.\n")
-    write_report(tmp_path, tmp_path / "R.md", tmp_path, tried)
-    assert "\n\n## What was tried and did not pay\n\n- A thing.\n\n" in (tmp_path / "R.md").read_text()
+def test_work_of_a_scan_by_hand():
+    sizes = GpuSizes(channels=2, states=3)
+    # u, delta and the output of 10 numbers, B and C of 15, two bytes each.
+    assert work(1, 5, "forward", sizes) == (30, 2 * (3 * 10 + 2 * 15))
+    # Then u, delta, dy, du, ddelta, and B, C, dB, dC.
+    assert work(1, 5, "forward+backward", sizes) == (60, 2 * (3 * 10 + 2 * 15) + 2 * (5 * 10 + 4 * 15))
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.0044776, "4.48 ms"), (1.0, "1.00 s"), (123.4, "123 s"), (5e-8, "0.0500 us")]
-)
-def test_seconds_in_words(value, said):
-    assert seconds(value) == said
+ROWS = (
+    Row("forward", "numba_cpu", "forward", "s", {}, (0.002, 0.004, 0.008)),
+    Row("forward", "token loop", "forward", "s", {}, (0.2,), note="one call"),
+    Row("forward", "mambapy", "forward", "s", {}, (), "not installed: No module named 'mambapy'"),
+    *(
+        Row(f"growth L={length}", "numba_cpu", quantity, "s", {}, (1e-5 * length**p,))
+        for length in (100, 1000)
+        for quantity, p in zip(QUANTITIES, (1.0, 1.3), strict=True)
+    ),
+    *(Row(f"memory L={length}", "numba_cpu", "forward", "bytes", {}, (1000.0 * length,)) for length in (100, 1000)),
+)  # fmt: skip
 
 
-def test_bytes_in_words():
-    assert [amount(x) for x in (0.0, 4096.0, 2.5e6, 1.9e9)] == ["0 kB", "4.10 kB", "2.50 MB", "1.90 GB"]
+def test_the_report_shows_medians_ratios_spreads_and_powers(tmp_path):
+    lines = report_on(tmp_path, replace(A_RUN, rows=ROWS))
+    assert lines["subject"][:3] == ["forward", "x numba_cpu", "spread"]
+    assert lines["token loop"] == ["200 ms", "50.0", "-"]
+    # The spread is the distance between the quartiles of 2, 4 and 8 ms.
+    assert lines["numba_cpu"] == [
+        *("4.00 ms", "1.00", "3.00 ms"),
+        *("1.00 ms", "10.0 ms", "1.00", "3.98 ms", "79.4 ms", "1.30"),
+        *("100 kB", "1.00 MB", "1.00"),
+    ]
+    page = (tmp_path / "R.md").read_text()
+    assert "\n- token loop (forward): one call\n" in page
+    assert "mambapy" not in lines
+    assert "\n- mambapy: not installed: No module named 'mambapy'\n" in page
+    assert "(figures/growth.png)" in page
+    assert lines["GPU, bf16, D=1152, N=16"] == ["target", "figure", "met or not"]
 
 
-def test_slope_of_a_power():
-    assert slope((10, 100, 1000), (3e-3, 3e-1, 30.0)) == pytest.approx(2.0)
+def test_the_report_is_the_same_again(tmp_path):
+    names = ("R.md", "figures/growth.png", "figures/growth.svg")
+    report_on(tmp_path, replace(A_RUN, rows=ROWS))
+    first = [(tmp_path / name).read_bytes() for name in names]
+    report_on(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in names] == first
 
 
-# --- damaged and missing files ----------------------------------------------------------------------------------------
+def test_a_failed_check_is_in_the_report_and_no_figure_beside_it(tmp_path):
+    problem = "FAILED: output is 8.39e+03 eps from the float64 specification, 64 allowed"
+    rows = (Row("forward", "numba_cpu", "forward", "s", {}, (), problem), ROWS[1])
+    checks = tuple(
+        Check("gate", "numba_cpu", tensor, "B=1", gap, 64.0) for tensor, gap in (("u", 1.0), ("out", 8390.0))
+    )
+    lines = report_on(tmp_path, replace(A_RUN, rows=rows, checks=checks))
+    assert lines["numba_cpu"] == ["-"]
+    assert lines["gate"] == ["numba_cpu", "B=1", "out", "**FAILED: 8.39e+03**", "64"]
+    assert f"\n- numba_cpu (forward): {problem}\n" in (tmp_path / "R.md").read_text()
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
-    (tmp_path / "scan-cpu.json").write_text('{"subcommand": "scan"')
-    result = run_cli("report", "--results", tmp_path, "--out", tmp_path / "R.md", "--figures", tmp_path)
-    assert result.exit_code == 2
-    assert result.output.startswith(f"error: {tmp_path}/scan-cpu.json: not a Run: ")
-    assert result.output.count("\n") == 1
-
-
-def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    result = run_cli("report", "--results", tmp_path / "none")
-    assert (result.exit_code, result.output) == (
-        2,
-        f"error: {tmp_path}/none: there is no such folder of results\n",
+def test_the_report_in_the_repository_is_made_of_the_results_in_it(tmp_path):
+    write_report(cli.RESULTS, tmp_path / "RESULTS.md", tmp_path / "figures")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page == (cli.HERE / "RESULTS.md").read_text()
+    assert (
+        max(len(cell) for line in page.splitlines() if line.startswith("|") for cell in line.split(" | "))
+        < 200
     )
 
 
-def test_a_machine_without_a_gpu_is_one_line(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+def test_what_was_tried_is_part_of_the_report_where_it_is_written(tmp_path):
+    tried, out = tmp_path / "tried.md", tmp_path / "R.md"
+    write_report(tmp_path, out, tmp_path, tried)
+    assert "did not pay" not in out.read_text()
+    assert not (tmp_path / "growth.png").exists()
+    tried.write_text("## What was tried and did not pay\n\n- A thing.\n")
+    write_report(tmp_path, out, tmp_path, tried)
+    assert out.read_text().endswith("\n\n## What was tried and did not pay\n\n- A thing.\n")
+
+
+def test_figures_in_words():
+    assert [seconds(x) for x in (0.0044776, 1.0, 123.4, 5e-8)] == ["4.48 ms", "1.00 s", "123 s", "0.0500 us"]
+    assert [amount(x) for x in (0.0, 4096.0, 2.5e6, 1.9e9)] == ["0 kB", "4.10 kB", "2.50 MB", "1.90 GB"]
+    assert power((10, 100, 1000), (3e-3, 3e-1, 30.0)) == pytest.approx(2.0)
+
+
+def test_what_the_user_can_mend_is_one_line(tmp_path):
+    (tmp_path / "scan-cpu.json").write_text('{"subcommand": "scan"')
+    damaged = run_cli("report", "--results", tmp_path, "--out", tmp_path / "R.md", "--figures", tmp_path)
+    lacking = run_cli("report", "--results", tmp_path / "none")
+    assert (damaged.exit_code, lacking.exit_code) == (2, 2)
+    assert damaged.output.startswith(f"error: {tmp_path}/scan-cpu.json: not a BenchRun: ")
+    assert damaged.output.count("\n") == 1
+    assert lacking.output == f"error: {tmp_path}/none: there is no such folder of results\n"
+
+
+def test_a_machine_without_a_gpu_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = run_cli("gpu", "--results", tmp_path)
     assert result.exit_code == 2
     assert result.output.startswith("error: torch finds no CUDA device on this machine; --rehearse ")
     assert result.output.count("\n") == 1
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
 def test_calls_take_turns_and_slow_ones_have_fewer_repeats():
     # Seconds are told by the fake clock; what is looked at is the order and number of calls.
     order: list[str] = []
     cost = {"quick": 0.01, "slow": 1.0, "very slow": 99.0}
-
-    def clock(call) -> float:
-        return cost[call()]
-
-    def call(name: str):
-        return lambda: order.append(name) or name
-
-    samples = interleave({name: call(name) for name in cost}, budget=4.0, most=20, clock=clock)
+    calls = {name: lambda name=name: order.append(name) or name for name in cost}
+    samples = interleave(calls, budget=4.0, most=20, clock=lambda call: cost[call()])
     assert {name: len(taken) for name, taken in samples.items()} == {"quick": 20, "slow": 4, "very slow": 1}
     assert order[:5] == ["quick", "quick", "slow", "slow", "very slow"]
     timed = order[5:]
     assert timed.index("slow") < 12
-    assert timed[-2:] == ["quick", "slow"] or timed[-3:] == ["quick", "quick", "slow"]
-
-
-def allocate(megabytes: int):
-    return lambda: torch.ones(megabytes * 250_000)
+    assert timed[-3:] == ["quick", "quick", "slow"]
 
 
 def test_peak_memory_is_what_a_call_takes():
-    assert peak_bytes(allocate, 100) == pytest.approx(100e6, rel=0.05)
-
-
-def test_exp_error_of_the_compiled_scan_is_within_two_eps():
-    (row,) = exp_error("exp").rows
-    assert 0 < row.median <= 2
-
-
-def test_registers_are_counted_on_packed_arithmetic_only():
-    text = """
-        vmovups %zmm1, (%rax)
-        vfmadd231ps %zmm1, %zmm2, %zmm3
-        vmulps (%rax), %ymm1, %ymm2
-        vaddss %xmm0, %xmm1, %xmm1
-        vfnmadd213pd %ymm1, %ymm2, %ymm3
-    """
-    assert count_widths(text) == {128: 0, 256: 2, 512: 1}
+    assert peak_bytes(partial, np.ones, 12_500_000) == pytest.approx(100e6, rel=0.05)
 
 
 def test_the_scan_left_out_is_left_out_and_comes_back():
-    bench = whole.ModelBench(whole.QUICK, 0)
-    model, clip = bench._model()
-    before = model(clip)
-    with whole.scan_left_out():
-        without = model(clip)
-    assert not torch.equal(without, before)
-    assert torch.equal(model(clip), before)
-    with pytest.raises(RuntimeError, match="called no selective_scan"), whole.scan_left_out():
-        pass
+    whole, clip = model.ModelBench(model.QUICK, 0).model()
+    before = whole(clip)
+    with scan_left_out():
+        assert not torch.equal(whole(clip), before)
+    assert torch.equal(whole(clip), before)
 
 
 def test_inputs_that_decay_do_so():
@@ -388,8 +247,7 @@ def test_inputs_that_decay_do_so():
         draw(1, 4, 16, 512, seed=0, kind=kind) for kind in ("usual", "decaying", "silent")
     )
     assert (torch.exp(decaying.delta[:, :, None] * decaying.A[:, :, None]) == 0).any()
-    assert decaying.delta.min() >= 0.1
-    assert decaying.delta.max() <= 10
+    assert 0.1 <= decaying.delta.min() <= decaying.delta.max() <= 10
     assert (silent.u != 0).sum() == 4 * 4
     # Between two inputs a state of rate 1 passes through the denormal numbers, which start at 1e-38.
     assert silent.delta[:, :, 1:128].sum(-1).min() > 38 * 2.3026 / 2
@@ -406,58 +264,36 @@ def quick(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(1200)  # the first to ask for the quick runs, which compile everything anew
 def test_every_subcommand_runs_through_and_is_reported(quick):
     runs = find_runs(quick)
     assert sorted(runs) == [("model", "cpu"), ("reduce", "cpu"), ("scan", "cpu")]
     told = runs["scan", "cpu"]
-    here = {s.name for s in scan.of_the_cpu() if not s.absent}
+    here = {one.name for one in scan.of_the_cpu() if not one.absent}
     assert {row.subject for row in told.rows if row.group == "forward" and row.samples} == here
     assert all(check.passed for run in runs.values() for check in run.checks)
-    assert told.machine.threads == 1
-    assert told.versions["torch"] == torch.__version__
+    assert (told.machine.threads, told.versions["torch"]) == (1, torch.__version__)
     assert set(growth_points(told, "forward")) == here
     assert [length for length, _ in growth_points(told, "forward")["numba_cpu"]] == list(scan.QUICK.lengths)
-    phases = {row.subject: row for row in runs["model", "cpu"].rows if row.quantity == "phase of a step"}
-    parts = ("forward", "backward", "clipping", "optimizer", "other")
-    for step, *spent in zip(phases["step"].samples, *(phases[name].samples for name in parts), strict=True):
-        assert sum(spent) == pytest.approx(step)
-    assert all(min(phases[name].samples) > 0 for name in parts)
-    lines = report_on(quick)
-    assert lines["forward"][1] == "not measured: the saved run is a --quick one, of other sizes"
+    steps = {row.subject: row.samples for row in runs["model", "cpu"].rows if row.group == "training step"}
+    assert list(steps) == [model.WHOLE, model.WITHOUT]
+    assert all(samples and min(samples) > 0 for samples in steps.values())
+    assert report_on(quick)["scan left out"][0].endswith("s")
 
 
-@pytest.mark.timeout(1200)  # likewise, where another process has the test above
 def test_resume_measures_what_is_missing_and_nothing_else(quick, tmp_path):
     path = tmp_path / "reduce-cpu.json"
     told = json.loads((quick / "reduce-cpu.json").read_text())
     last = told["groups"].pop()
     kept = [row for row in told["rows"] if row["group"] != last]
     path.write_text(json.dumps({**told, "rows": kept}))
-    result = run_cli("reduce", "--quick", "--threads", 1, "--results", tmp_path, "--resume")
+    again = ("reduce", "--quick", "--threads", 1, "--results", tmp_path, "--resume")
+    result = run_cli(*again)
     assert result.exit_code == 0, result.output
     resumed = json.loads(path.read_text())
     assert resumed["rows"][: len(kept)] == kept
     assert {row["group"] for row in resumed["rows"][len(kept) :]} == {last}
     # With another seed the rows would be of other inputs.
-    result = run_cli("reduce", "--quick", "--threads", 1, "--seed", 1, "--results", tmp_path, "--resume")
+    result = run_cli(*again, "--seed", 1)
     assert result.exit_code == 2
     assert "is of another machine, version, code, seed or size" in result.output
     assert result.output.count("\n") == 1
-
-
-def test_an_interrupted_step_leaves_the_groups_before_it(tmp_path):
-    recorder = Recorder(tmp_path, a_run(), resume=False)
-    recorder.add("one", Measured((Row("one", "a", "b", "s", {}, (1.0,)),)))
-    again = Recorder(tmp_path, replace(a_run(), date="later"), resume=True)
-    assert again.has("one")
-    assert not again.has("two")
-    assert again.run.rows == recorder.run.rows
-
-
-def test_the_compiled_scan_fills_the_registers_of_the_machine():
-    """Forward and backward kernel, as compiled here: nine in ten packed instructions use the widest registers."""
-    counts = {int(row.subject.split()[0]): row.samples[0] for row in assembly("assembly").rows}
-    widest = this_machine("cpu").vector
-    assert counts[widest] > 100
-    assert counts[widest] >= 0.9 * sum(counts.values())

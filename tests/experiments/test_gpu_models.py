@@ -53,7 +53,7 @@ def test_a_subject_that_fails_does_not_stop_the_others(monkeypatch):
     def without_memory(*arguments):
         raise torch.OutOfMemoryError("no memory\nand more")
 
-    monkeypatch.setattr(training, "_measure", without_memory)
+    monkeypatch.setattr(training, "_train", without_memory)
     rows = []
     training.training(training.TOY, "cpu", rows.append)
     assert [row.problem for row in rows] == ["FAILED: OutOfMemoryError: no memory"] * 6

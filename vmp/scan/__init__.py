@@ -1,7 +1,7 @@
-"""The selective scan of Mamba with VideoMambaPro's mask and residuals: one definition, several backends.
+"""The selective scan of Mamba with VideoMambaPro's mask and residuals: one definition and several backends.
 
-`vmp.scan.spec` is the definition. A backend is a module with `supports(call)` and `scan(call)`; see
-docs/adding-a-backend.md.
+The definition is `vmp.scan.spec`. A backend is a module with `supports(call)` and `scan(call)`;
+docs/adding-a-backend.md describes how to add one.
 """
 
 from importlib import import_module
@@ -20,27 +20,30 @@ BACKENDS = ("numba_cpu", "triton_gpu", "mamba_ssm_cuda", "chunked", "spec")
 
 
 class Backend(Protocol):
-    """What a backend's module defines."""
+    """The two functions that the module of a backend defines."""
 
     def supports(self, call: ScanCall) -> str | None:
-        """Why this backend cannot serve `call`, or None where it can."""
+        """Return why this backend cannot serve `call`, or None where it can."""
 
     def scan(self, call: ScanCall) -> tuple[Tensor, Tensor]:
-        """Output (B, D, L), in `call.compute_dtype` or the dtype of `u`, and the state after the last step (B, D, N)
-        in `call.compute_dtype`.
+        """Run the scan.
+
+        Returns:
+            The output (B, D, L), in `call.compute_dtype` or the dtype of `u`, and the state after the last step
+            (B, D, N), in `call.compute_dtype`.
         """
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend, in the order "auto" tries them, with why it cannot run on this machine, or None."""
+    """Return every backend, in the order in which "auto" tries them, with the reason if it cannot run here or None."""
     return {name: _load(name)[1] for name in BACKENDS}
 
 
 def choose_backend(u: Float[Tensor, "B D L"], *, backend: str = "auto") -> str:
-    """The backend that `selective_scan` would run on inputs of the device and dtype of `u`, by name.
+    """Return the name of the backend that `selective_scan` would run on inputs of the device and dtype of `u`.
 
     Raises:
-        ValueError: `backend` is no backend's name, or names one that cannot serve such inputs here.
+        ValueError: No backend is called `backend`, or that backend cannot serve such inputs here.
     """
     channels = u.shape[1]
     constant = u.new_zeros(channels, 1)
@@ -49,44 +52,20 @@ def choose_backend(u: Float[Tensor, "B D L"], *, backend: str = "auto") -> str:
 
 @overload
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: Literal[False] = False,
-    *,
-    h0: Tensor | None = None,
-    residual: str = "none",
-    mask_diagonal: bool = False,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> Tensor: ...
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
+    delta_bias: Tensor | None = None, delta_softplus: bool = False, return_last_state: Literal[False] = False,
+    *, h0: Tensor | None = None, residual: str = "none", mask_diagonal: bool = False, masked_first_step: str = "carry",
+    reverse: bool = False, backend: str = "auto",
+) -> Tensor: ...  # fmt: skip
 
 
 @overload
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    *,
-    return_last_state: Literal[True],
-    h0: Tensor | None = None,
-    residual: str = "none",
-    mask_diagonal: bool = False,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]: ...
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
+    delta_bias: Tensor | None = None, delta_softplus: bool = False, *, return_last_state: Literal[True],
+    h0: Tensor | None = None, residual: str = "none", mask_diagonal: bool = False, masked_first_step: str = "carry",
+    reverse: bool = False, backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def selective_scan(
@@ -104,10 +83,11 @@ def selective_scan(
     h0: Float[Tensor, "B D N"] | None = None,
     residual: str = "none",
     mask_diagonal: bool = False,
+    masked_first_step: str = "carry",
     reverse: bool = False,
     backend: str = "auto",
 ) -> Float[Tensor, "B D L"] | tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """The selective scan: a superset of `mamba_ssm.selective_scan_fn`, same arguments in the same order.
+    """Run the selective scan: a superset of `mamba_ssm.selective_scan_fn`, with its arguments in its order.
 
     For each batch item and channel, with Abar_t[n] = exp(delta_t A[n]):
 
@@ -115,60 +95,52 @@ def selective_scan(
         y_t    = sum_n C_t[n] h_t[n] + D u_t
         out_t  = y_t silu(z_t)
 
-    Arguments:
-        u: the input, (B, D, L).
-        delta: the step sizes, (B, D, L), not negative once bias and softplus are applied.
-        A: the decay rates, (D, N), real and negative, in 1 / step size.
-        B, C: input and output weights of the states: (B, N, L), (B, G, N, L) with D a multiple of G, or
-            (D, N).
-        D: weight of the direct path, (D,).
-        z: the gate, (B, D, L).
-        delta_bias: added to delta, (D,), before softplus.
-        delta_softplus: whether the step sizes are softplus(delta + delta_bias).
-        return_last_state: whether the state after the last step taken is returned too.
-        h0: the state before the first step, (B, D, N); zero by default.
-        residual: "none"; "initial", h_0[n] = u_1 for every n; or "elemental",
+    Args:
+        u: The input, (B, D, L).
+        delta: The step sizes, (B, D, L), which are not negative once bias and softplus are applied.
+        A: The decay rates, (D, N), real and negative, in 1 / step size.
+        B: The input weights of the states: (B, N, L), (B, G, N, L) with D a multiple of G, or (D, N).
+        C: The output weights of the states, in one of the same three shapes.
+        D: The weight of the direct path, (D,).
+        z: The gate, (B, D, L).
+        delta_bias: A bias that is added to delta before softplus, (D,).
+        delta_softplus: Whether the step sizes are softplus(delta + delta_bias).
+        return_last_state: Whether the state after the last step taken is returned too.
+        h0: The state before the first step, (B, D, N); it is zero by default.
+        residual: "none"; "initial", which sets h_0[n] = u_1 for every n; or "elemental", which sets
             h_t[n] = Abar_t[n] (h_{t-1}[n] + u_t) + delta_t B_t[n] u_t, our reading of the paper's elemental
             residual connection.
-        mask_diagonal: y_t = sum_n C_t[n] Abar_t[n] h_{t-1}[n] + D u_t: the own token's term, that of the
-            elemental residual included, leaves the output but not the state.
-        reverse: steps run from t = L to 1, and "first" means L.
-        backend: a name of `available_backends`, or "auto" for the first of them that serves this call.
+        mask_diagonal: Whether y_t = sum_n C_t[n] Abar_t[n] h_{t-1}[n] + D u_t: the own token's term, that of the
+            elemental residual included, then leaves the output but not the state.
+        masked_first_step: What the first step taken by a masked scan reads: "carry", the decayed state before it, as
+            every other step does; or "skip_only", nothing, so that its y is D u alone, as in the code released with
+            VideoMambaPro. The state is the same either way. Without the mask, this option has no effect.
+        reverse: Whether the steps run from t = L to 1; "first" then means L.
+        backend: A name that `available_backends` gives, or "auto" for the first of them that serves this call.
 
     Returns:
-        out, (B, D, L) in the dtype of `u`; with `return_last_state` also the state (B, D, N) in the dtype the
-        scan computes in: float64 for a float64 `u`, else float32. Both are differentiable in every tensor
+        The output, (B, D, L) in the dtype of `u`. With `return_last_state`, also the state (B, D, N) in the dtype that
+        the scan computes in: float64 for a float64 `u`, float32 otherwise. Both are differentiable in every tensor
         argument.
 
     Raises:
-        TypeError: an argument is no tensor.
-        ValueError: a shape, dtype, device or option does not fit, or a backend asked for by name cannot serve
+        TypeError: An argument is no tensor.
+        ValueError: A shape, dtype, device or option does not fit, or a backend that was asked for by name cannot serve
             the call; the message says why.
 
     Source: Gu and Dao, arXiv 2312.00752; mask and residual from Lu, Salah and Poppe, arXiv 2406.19006.
     """
     call = validate(
-        u,
-        delta,
-        A,
-        B,
-        C,
-        D,
-        z,
-        delta_bias,
-        delta_softplus,
-        h0=h0,
-        residual=residual,
-        mask_diagonal=mask_diagonal,
-        reverse=reverse,
-    )
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, h0=h0, residual=residual,
+        mask_diagonal=mask_diagonal, masked_first_step=masked_first_step, reverse=reverse,
+    )  # fmt: skip
     out, last_state = _choose(call, backend)[1].scan(call)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 
 
 def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
-    """The backend of that name, or with "auto" the first that serves `call`; its name and the module."""
+    """Return name and module of the backend of that name or, for "auto", of the first that serves `call`."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend: met {name!r}, wanted one of {', '.join(map(repr, ('auto', *BACKENDS)))}")
     compiling = torch.compiler.is_compiling()
@@ -190,24 +162,24 @@ def _choose(call: ScanCall, name: str) -> tuple[str, Backend]:
 
 
 _LOADED: dict[str, tuple[Backend | None, str | None]] = {}
-"""What `_load` gave of every backend, once torch.compile has met a scan."""
+"""What `_load` returned for every backend, once torch.compile has met a scan."""
 
 
 def _load_all() -> None:
     """Fill `_LOADED`.
 
-    torch.compile cannot trace an import. It runs this while it traces, before it looks at `_LOADED`, which it then
-    holds for unchanging.
+    torch.compile cannot trace an import. It runs this function while it traces, before it looks at `_LOADED`, which it
+    then takes for constant.
     """
     _LOADED.update((name, _load(name)) for name in BACKENDS if name not in _LOADED)
 
 
-# As torch.compiler.assume_constant_result would mark it, which imports the compiler, for a second and more.
+# The mark that torch.compiler.assume_constant_result sets; that function imports the compiler, which takes a second.
 _load_all._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(name: str) -> tuple[Backend | None, str | None]:
-    """A backend's module, or why it cannot be imported here: a missing dependency. Our own faults are raised."""
+    """Return a backend's module, or the dependency that is missing here; a fault of our own is raised."""
     try:
         return cast(Backend, import_module(f"vmp.scan.{name}")), None
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""One validated scan call: what every backend is handed.
+"""The validated call of a scan, which every backend is handed.
 
-Shapes and dtypes are checked here once, so that backends hold arithmetic only.
+Shapes, dtypes and options are checked here once, so that a backend holds arithmetic only.
 """
 
 from dataclasses import dataclass, replace
@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 Residual = Literal["none", "initial", "elemental"]
+MaskedFirstStep = Literal["carry", "skip_only"]
 
 
 @dataclass(frozen=True)
 class ScanCall:
-    """The arguments of one selective scan, of agreed shapes, devices and dtypes.
+    """The arguments of one selective scan, whose shapes, devices and dtypes agree.
 
-    `B` and `C` are held in one form, (B or 1, G, N, L or 1): G groups of channels share a row, and an axis of
-    size 1 in place of L is constant in time. The other tensors are as `selective_scan` was given them; `None`
-    is absent.
+    `B` and `C` have one form, (B or 1, G, N, L or 1): the channels of a group share a row, and an axis of size 1 in
+    place of L means that the row is constant in time. The other tensors are as `selective_scan` was given them, and
+    those that are absent are None.
     """
 
     u: Float[Tensor, "B D L"]
@@ -34,24 +35,30 @@ class ScanCall:
     h0: Float[Tensor, "B D N"] | None = None
     residual: Residual = "none"
     mask_diagonal: bool = False
+    masked_first_step: MaskedFirstStep = "carry"
     reverse: bool = False
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the scan accumulates in: float64 for a float64 `u`, float32 for everything narrower."""
+        """The dtype that the scan accumulates in: float64 for a float64 `u`, float32 for everything narrower."""
         return compute_dtype(self.u.dtype)
 
+    @property
+    def silent_start(self) -> bool:
+        """Whether the first step taken reads nothing of the state, so that it outputs the direct path alone."""
+        return self.mask_diagonal and self.masked_first_step == "skip_only"
+
     def upcast(self) -> "ScanCall":
-        """The same call with every tensor in `compute_dtype`; validation saw to it that none is wider."""
+        """Return the same call with every tensor in `compute_dtype`; validation has refused wider ones."""
         cast: dict[str, Any] = {name: value.to(self.compute_dtype) for name, value in self.tensors().items()}
         return replace(self, **cast)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are present, by argument name."""
+        """Return the tensors that are present, by the names of the arguments."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def initial_state(self) -> Float[Tensor, "B D N"]:
-        """h before the first step, in `compute_dtype`: `h0`, u_1 in every state for "initial", or zero."""
+        """Return h before the first step, in `compute_dtype`: `h0`, or u_1 in every state for "initial", or zero."""
         batch, channels, length = self.u.shape
         shape = (batch, channels, self.A.shape[1])
         if self.h0 is not None:
@@ -63,7 +70,7 @@ class ScanCall:
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a scan over a `u` of `dtype` accumulates in."""
+    """Return the dtype that a scan over a `u` of `dtype` accumulates in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -81,31 +88,22 @@ def validate(
     h0: Tensor | None = None,
     residual: str = "none",
     mask_diagonal: bool = False,
+    masked_first_step: str = "carry",
     reverse: bool = False,
 ) -> ScanCall:
     """Check the arguments of `selective_scan` against one another and bring `B` and `C` to one form.
 
     Raises:
-        TypeError: an argument is no tensor.
-        ValueError: a shape, dtype or device does not fit, or options contradict each other. The message names
-            the argument, what was met and what was wanted.
+        TypeError: An argument is no tensor.
+        ValueError: A shape, dtype or device does not fit, an option has no such value, or two options contradict each
+            other. The message names the argument, what was met and what was wanted.
     """
-    named = {
-        "u": u,
-        "delta": delta,
-        "A": A,
-        "B": B,
-        "C": C,
-        "D": D,
-        "z": z,
-        "delta_bias": delta_bias,
-        "h0": h0,
-    }
-    optional = {"D", "z", "delta_bias", "h0"}
-    for name, value in named.items():
-        if not isinstance(value, Tensor) and not (value is None and name in optional):
+    needed = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
+    optional = {"D": D, "z": z, "delta_bias": delta_bias, "h0": h0}
+    present = needed | {name: value for name, value in optional.items() if value is not None}
+    for name, value in present.items():
+        if not isinstance(value, Tensor):
             raise TypeError(f"{name}: met {type(value).__name__}, wanted a torch.Tensor")
-    present = {name: value for name, value in named.items() if value is not None}
     _check_rank(u, "u", "(B, D, L)")
     _check_rank(A, "A", "(D, N)")
     batch, channels, length = u.shape
@@ -122,10 +120,8 @@ def validate(
         if name in present and tuple(present[name].shape) != shape:
             raise ValueError(f"{name}: met shape {tuple(present[name].shape)}, wanted {letters} = {shape}")
     _check_storage(present)
-    if residual not in get_args(Residual):
-        raise ValueError(
-            f"residual: met {residual!r}, wanted one of {', '.join(map(repr, get_args(Residual)))}"
-        )
+    _check_choice(residual, "residual", get_args(Residual))
+    _check_choice(masked_first_step, "masked_first_step", get_args(MaskedFirstStep))
     if h0 is not None and residual == "initial":
         raise ValueError(
             'h0: met together with residual="initial", which sets h_0 = u_1; wanted one of the two'
@@ -143,8 +139,14 @@ def validate(
         h0=h0,
         residual=residual,  # type: ignore[arg-type]  # checked just above
         mask_diagonal=mask_diagonal,
+        masked_first_step=masked_first_step,  # type: ignore[arg-type]  # checked just above
         reverse=reverse,
     )
+
+
+def _check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: met {value!r}, wanted one of {', '.join(map(repr, choices))}")
 
 
 def _check_rank(value: Tensor, name: str, letters: str) -> None:
@@ -153,7 +155,7 @@ def _check_rank(value: Tensor, name: str, letters: str) -> None:
 
 
 def _check_storage(tensors: dict[str, Tensor]) -> None:
-    """Every tensor real, on the device of `u`, and none wider than the scan computes in."""
+    """Check that every tensor is real, on the device of `u`, and no wider than what the scan computes in."""
     u = tensors["u"]
     computed = compute_dtype(u.dtype)
     for name, value in tensors.items():
@@ -169,7 +171,7 @@ def _check_storage(tensors: dict[str, Tensor]) -> None:
 
 
 def _grouped(value: Tensor, name: str, batch: int, channels: int, states: int, length: int) -> Tensor:
-    """`B` or `C` in any of its three forms as (B or 1, G, N, L or 1)."""
+    """Return `B` or `C`, given in any of its three forms, as (B or 1, G, N, L or 1)."""
     shape = tuple(value.shape)
     if shape == (channels, states):
         return value[None, :, :, None]

@@ -1,10 +1,9 @@
-"""The selective scan in plain torch, a chunk of tokens at a time: differentiable, on any device.
+"""The selective scan in plain torch, a chunk of tokens at a time. It is differentiable and runs on any device.
 
-Within a chunk the recurrence h_t = a_t h_{t-1} + x_t is solved by recursive doubling: the pair (a_t, x_t)
-stands for a window of steps that ends at t, and a window joins the one before it by
-(a, x) o (a', x') = (a' a, a' x + x'). After log2(chunk) joins every window reaches back to the boundary of its
-chunk. Only delta_t A is ever exponentiated, so that no exponent is positive, and nothing is divided: a decay that
-underflows is 0 and so is its gradient.
+Within a chunk, the recurrence h_t = a_t h_{t-1} + x_t is solved by recursive doubling. The pair (a_t, x_t) stands for
+a window of steps that ends at t, and a window joins the one before it by (a, x) o (a', x') = (a' a, a' x + x'). After
+log2(chunk) joins, every window reaches back to the boundary of its chunk. Only delta_t A is ever exponentiated, so no
+exponent is positive, and nothing is divided: a decay that underflows is 0 and so is its gradient.
 
 Source: Blelloch, "Prefix sums and their applications" (1990), section 1.4, for the pair; the doubling is
 Hillis and Steele, "Data parallel algorithms" (1986).
@@ -18,28 +17,29 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vmp.scan.call import ScanCall
+from vmp.scan.spec import finished, step_sizes
 
 CHUNK = 64
 
 
 def supports(call: ScanCall) -> str | None:
-    """Why this backend cannot serve `call`: it serves every call."""
+    """Return None, as this backend serves every call."""
     return None
 
 
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """Output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`.
+    """Run the scan chunk by chunk.
 
-    Where gradients are wanted, a chunk keeps its inputs only and is run again in the backward pass, so that
-    memory is that of one chunk's states, (B, D, N, CHUNK) a few times over, beside one state a chunk.
+    Where gradients are wanted, a chunk keeps its inputs only and is run again in the backward pass. The memory is then
+    that of one chunk's states, (B, D, N, CHUNK) a few times over, beside one state for each chunk.
+
+    Returns:
+        The output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`.
     """
     h = call.initial_state()
     call = call.upcast()
     length = call.u.shape[2]
-    delta = call.delta if call.delta_bias is None else call.delta + call.delta_bias[:, None]
-    if call.delta_softplus:
-        delta = F.softplus(delta)
-    ordered = [torch.flip(x, [-1]) if call.reverse else x for x in (call.u, delta, call.B, call.C)]
+    ordered = [torch.flip(x, [-1]) if call.reverse else x for x in (call.u, step_sizes(call), call.B, call.C)]
 
     y = [call.u[:, :, :0]]
     for start in range(0, length, CHUNK):
@@ -52,13 +52,9 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
         y.append(y_chunk)
 
     out = torch.cat(y, dim=2)
-    if call.reverse:
-        out = out.flip(2)
-    if call.D is not None:
-        out = out + call.D[:, None] * call.u
-    if call.z is not None:
-        out = out * F.silu(call.z)
-    return out, h
+    if call.silent_start and length:
+        out = F.pad(out[:, :, 1:], (1, 0))
+    return finished(out.flip(2) if call.reverse else out, call), h
 
 
 def _chunk(
@@ -71,7 +67,7 @@ def _chunk(
     elemental: bool,
     mask_diagonal: bool,
 ) -> tuple[Float[Tensor, "B D K"], Float[Tensor, "B D N"]]:
-    """Output of one chunk's steps, without the direct path, and the state after them, from the state before."""
+    """Return what one chunk's steps read of the state, and the state after them, from the state before them."""
     channels = u.shape[1]
     B, C = (repeat(x, "b g n k -> b (g r) k n", r=channels // x.shape[1]) for x in (B, C))
     Abar = torch.exp(delta[..., None] * A[:, None, :])
@@ -87,7 +83,7 @@ def _chunk(
 def _states(
     Abar: Float[Tensor, "B D K N"], own: Float[Tensor, "B D K N"], h: Float[Tensor, "B D N"]
 ) -> Float[Tensor, "B D K N"]:
-    """The state after every step of a chunk that begins from `h`, by recursive doubling."""
+    """Return the state after every step of a chunk that begins from `h`, by recursive doubling."""
     decay, state = Abar, torch.cat([own[:, :, :1] + Abar[:, :, :1] * h[:, :, None], own[:, :, 1:]], dim=2)
     reach = 1
     while reach < own.shape[2]:

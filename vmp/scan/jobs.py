@@ -1,8 +1,8 @@
-"""Jobs of a compiled kernel, shared among the threads that torch uses, with no Python between them.
+"""Run the jobs of a compiled kernel in the threads that torch uses, with no Python between them.
 
-A kernel is a C function (numba's `cfunc`) of one address, that of a table of int64 with `COLUMNS` a row. Each thread
-calls it once, and in it takes jobs from the table's first row until none is left. So no thread waits for Python's lock,
-which would hand over to a second one only after a tenth of a millisecond, and one that is held up leaves its jobs to
+A kernel is a C function (numba's `cfunc`) of one address, that of a table of int64 with `COLUMNS` in a row. Each thread
+calls it once, and the kernel takes jobs from the table's first row until none is left. No thread thus waits for
+Python's lock, which is handed over only after a tenth of a millisecond, and a thread that is held up leaves its jobs to
 the others.
 """
 
@@ -26,7 +26,7 @@ Row = tuple[int, ...]
 
 
 def sequence_row(x: Float[Tensor, "B D L"]) -> Row:
-    """Address, entries from the first to the last in memory, and strides."""
+    """Return the address, the number of entries from the first to the last in memory, and the strides."""
     batch, channels, length = x.shape
     by_item, by_channel, by_token = x.stride()
     reach = 1 + (batch - 1) * by_item + (channels - 1) * by_channel + (length - 1) * by_token
@@ -34,15 +34,21 @@ def sequence_row(x: Float[Tensor, "B D L"]) -> Row:
 
 
 def array_row(x: Tensor) -> Row:
-    """Address and shape of a contiguous tensor of at most four axes."""
+    """Return the address and shape of a contiguous tensor of at most four axes."""
     return (x.data_ptr(), *x.shape)
 
 
 def run(kernel: Any, jobs: int, threads: int, rows: Sequence[Row]) -> None:
-    """Run all jobs of a kernel, given the rows of its table after the counters.
+    """Run all jobs of a kernel.
+
+    Args:
+        kernel: The compiled function.
+        jobs: The number of jobs.
+        threads: The number of threads that call the kernel.
+        rows: The rows of its table that follow the counters.
 
     Raises:
-        MemoryError: where a kernel had no memory for its scratch arrays; numba has then said so on standard error.
+        MemoryError: The kernel had no memory for its scratch arrays; numba has then said so on standard error.
     """
     counters = (0, 0, jobs)
     table = np.array([row + (0,) * (COLUMNS - len(row)) for row in (counters, *rows)], np.int64)
@@ -64,10 +70,10 @@ def run(kernel: Any, jobs: int, threads: int, rows: Sequence[Row]) -> None:
 
 @functools.cache
 def _openmp() -> Callable[..., None] | None:
-    """GOMP_parallel of the OpenMP library that torch has loaded, or None where it comes with none of its own.
+    """Return GOMP_parallel of the OpenMP library that torch brings along, or None where it brings none.
 
-    For some milliseconds after an operation of torch its threads wait for the next one in a busy loop, and other
-    threads would have to share the cores with them.
+    For some milliseconds after an operation of torch, its threads wait for the next one in a busy loop, so threads of
+    our own would have to share the cores with them.
     """
     bundled = sorted(pathlib.Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
     if len(bundled) != 1:

@@ -1,8 +1,8 @@
-"""The CUDA kernels of the mamba_ssm package where they are installed, with the options they lack by `vmp.scan.plain`.
+"""The CUDA kernels of the mamba_ssm package, where it is installed; `vmp.scan.plain` adds the options they lack.
 
-Of `selective_scan_fn` (mamba_ssm 2.2 to 2.3) only y is used: it would compute softplus, D and gate too, but in between
-it knows neither mask nor residual; its last state has no gradient, and half precision inputs are stored in half
-precision before the gate. Everything is float32 here.
+Of what `selective_scan_fn` (mamba_ssm 2.2 to 2.3) can do, only y of the plain scan is used, in float32. It could apply
+softplus, D and the gate too, but it has neither mask nor residual between them; its last state has no gradient; and
+inputs in half precision are stored in half precision before the gate.
 """
 
 from jaxtyping import Float
@@ -12,12 +12,12 @@ from torch import Tensor
 from vmp.scan.call import ScanCall
 from vmp.scan.plain import Steps, complete
 
-# Bounds of the extension: its shared memory holds as many states, and its grid as many channels.
+# Limits of the extension: the states that its shared memory holds, and the channels that its grid holds.
 MAX_STATES, MAX_CHANNELS = 256, 65535
 
 
 def supports(call: ScanCall) -> str | None:
-    """Why this backend cannot serve `call`, or None where it can."""
+    """Return why this backend cannot serve `call`, or None where it can."""
     batch, channels, _ = call.u.shape
     states = call.A.shape[1]
     if call.u.device.type != "cuda":
@@ -34,7 +34,11 @@ def supports(call: ScanCall) -> str | None:
 
 
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """Output (B, D, L) and the state after the last step (B, D, N), both float32. Gradients come once."""
+    """Run the scan; its gradients cannot be differentiated again.
+
+    Returns:
+        The output (B, D, L) and the state after the last step (B, D, N), both float32.
+    """
     return complete(_plain, call)
 
 

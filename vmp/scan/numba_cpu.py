@@ -1,7 +1,7 @@
-"""The selective scan compiled for the CPU, forward and backward, float32 and float64.
+"""The selective scan compiled for the CPU by numba, forward and backward, in float32 and float64.
 
-What is compiled is in `vmp.scan.numba_kernels`; this module lays out the memory and joins the kernels to autograd.
-The backward pass keeps the states at chunk boundaries, O(B D N L / CHUNK), and runs each chunk again.
+The kernels are in `vmp.scan.numba_kernels`; this module lays out the memory and joins the kernels to autograd. For the
+backward pass, the states at chunk boundaries are kept, O(B D N L / CHUNK), and each chunk is run again.
 """
 
 import math
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,14 +18,18 @@ from vmp.scan import numba_kernels
 from vmp.scan.call import ScanCall
 from vmp.scan.jobs import array_row, run, sequence_row
 from vmp.scan.numba_kernels import CHUNK, JOB
+from vmp.scan.spec import step_sizes
 from vmp.scan.vectors import BYTES
 
 # State updates below which starting threads costs more than it saves.
 SERIAL = 100_000
 
+Options = tuple[bool, bool, bool]
+"""What is compiled into a kernel: whether the residual is elemental, the mask, and whether the start is silent."""
+
 
 def supports(call: ScanCall) -> str | None:
-    """Why this backend cannot serve `call`: it runs on the CPU, and torch.compile cannot trace it."""
+    """Return why this backend cannot serve `call`, or None: it runs on the CPU, and torch.compile cannot trace it."""
     if call.u.device.type != "cpu":
         return f"u is on {call.u.device} and this backend runs on the CPU"
     if torch.compiler.is_compiling():
@@ -36,26 +39,26 @@ def supports(call: ScanCall) -> str | None:
 
 
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """Output (B, D, L) and the state after the last step (B, D, N), both in `call.compute_dtype`.
+    """Run the scan in compiled kernels.
 
-    The output is laid out in memory as `u` is. Gradients by the hand-derived backward pass, once: they are not
-    differentiable again.
+    The gradients come from a hand-derived backward pass and cannot be differentiated again.
+
+    Returns:
+        The output (B, D, L), which lies in memory as `u` does, and the state after the last step (B, D, N), both in
+        `call.compute_dtype`.
     """
     h0 = call.initial_state()
     call = call.upcast()
-    delta = call.delta if call.delta_bias is None else call.delta + call.delta_bias[:, None]
-    if call.delta_softplus:
-        delta = F.softplus(delta)
     D = call.u.new_zeros(call.u.shape[1]) if call.D is None else call.D
     B, C = call.B.transpose(2, 3), call.C.transpose(2, 3)
-    tensors = (call.u, delta, call.A, B, C, D, h0, call.z)
+    tensors = (call.u, step_sizes(call), call.A, B, C, D, h0, call.z)
+    options = (call.residual == "elemental", call.mask_diagonal, call.silent_start)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return _Scan.apply(*tensors, call.residual == "elemental", call.mask_diagonal, call.reverse, keep)
+    return _Scan.apply(*tensors, options, call.reverse, keep)
 
 
 class _Scan(torch.autograd.Function):
-    """The gated output and the last state of a scan, from step sizes, rows (B or 1, G, L or 1, N) of B and C, and a
-    first state."""
+    """The scan as a function of step sizes, rows (B or 1, G, L or 1, N) of B and C, and a first state."""
 
     @staticmethod
     def forward(
@@ -68,8 +71,7 @@ class _Scan(torch.autograd.Function):
         D: Float[Tensor, "D"],
         h0: Float[Tensor, "B D N"],
         z: Float[Tensor, "B D L"] | None,
-        elemental: bool,
-        mask_diagonal: bool,
+        options: Options,
         reverse: bool,
         keep: bool,
     ) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
@@ -87,20 +89,20 @@ class _Scan(torch.autograd.Function):
         boundaries = torch.empty(batch * chunks * blocks * states * width, dtype=u.dtype)
         _run(
             numba_kernels.forward,
-            (elemental, mask_diagonal),
+            options,
             (channels, length, groups, z is not None, reverse),
             (u, delta, u if z is None else z, out),
             (A, B, C, D, h0, last_state, boundaries),
         )
         ctx.save_for_backward(u, delta, A, B, C, D, h0, boundaries, *(() if z is None else (z,)))
-        ctx.options = (elemental, mask_diagonal, reverse)
+        ctx.options = (options, reverse)
         return out, last_state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, A, B, C, D, h0, boundaries, *gate = ctx.saved_tensors
-        elemental, mask_diagonal, reverse = ctx.options
+        options, reverse = ctx.options
         batch, channels, length = u.shape
         states = A.shape[1]
         groups = math.lcm(B.shape[1], C.shape[1])
@@ -116,30 +118,30 @@ class _Scan(torch.autograd.Function):
         dh0 = torch.empty_like(h0)
         _run(
             numba_kernels.backward,
-            (elemental, mask_diagonal),
+            options,
             (channels, length, groups, bool(gate), reverse),
             (u, delta, *(gate or [u]), dout, du, ddelta, *(dz or [du])),
             (A, B, C, D, boundaries, dlast.contiguous(), dA, dB, dC, dD, dh0),
         )
         dB, dC = _sum_jobs(dB, B), _sum_jobs(dC, C)
         gradients = (du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dh0, dz[0] if dz else None)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None
 
 
 def _sum_jobs(partial: Float[Tensor, "B jobs L1 N"], like: Float[Tensor, "B1 G L1 N"]) -> Tensor:
-    """The gradient of `like` from what each job found of it."""
+    """Return the gradient of `like` from what each job found of it."""
     groups = like.shape[1]
     summed = partial.unflatten(1, (groups, partial.shape[1] // groups)).sum(2)
     return summed.sum_to_size(like.shape)
 
 
 def _laid_out(x: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
-    """`x`, or a copy of it where neither channels nor steps are neighbours in memory."""
+    """Return `x`, or a copy of it where neither channels nor steps are neighbours in memory."""
     return x if x.stride(1) == 1 or x.stride(2) == 1 else x.contiguous()
 
 
 def _dense_strides(x: Float[Tensor, "B D L"]) -> tuple[int, int, int]:
-    """Strides of a tensor without gaps whose channels are neighbours where those of `x` are."""
+    """Return the strides of a tensor without gaps whose channels are neighbours where those of `x` are."""
     _, channels, length = x.shape
     if x.stride(2) != 1 and x.stride(1) == 1:
         return (channels * length, 1, channels)
@@ -147,18 +149,18 @@ def _dense_strides(x: Float[Tensor, "B D L"]) -> tuple[int, int, int]:
 
 
 def _jobs(channels: int, groups: int) -> int:
-    """Jobs a batch item."""
+    """Return the number of jobs of a batch item."""
     return groups * math.ceil(channels // groups / JOB)
 
 
 def _run(
     kernel: Callable[..., Any],
-    options: tuple[bool, bool],
+    options: Options,
     size: tuple[int, int, int, bool, bool],
     sequences: Sequence[Tensor],
     arrays: Sequence[Tensor],
 ) -> None:
-    """Run a kernel on all its jobs, in as many threads as torch uses. `size` is the row that the kernels ask for."""
+    """Run a kernel on all its jobs, in as many threads as torch uses; `size` is the first row of its table."""
     u, A = sequences[0], arrays[0]
     jobs = u.shape[0] * _jobs(u.shape[1], size[2])
     threads = 1 if u.numel() * A.shape[1] < SERIAL else max(1, min(torch.get_num_threads(), jobs))

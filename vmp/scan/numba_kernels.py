@@ -1,22 +1,22 @@
 """The compiled kernels of `vmp.scan.numba_cpu`, forward and backward.
 
 A job is one batch item and up to `JOB` channels of one group, in blocks of as many channels as a vector has lanes.
-The channels of a block go through the steps together: their numbers are brought into one vector a step, by loads where
+The channels of a block go through the steps together: the numbers of a step are brought into one vector, by loads where
 channels are neighbours in memory and by transposing squares where steps are, and the innermost loop is over the states.
-Jobs share nothing and are cut alike for any number of threads, so that the threads change no bit of the result. A
-block does not cross groups: with fewer channels a group than lanes, as for constant B and C of shape (D, N), lanes go
-unused; they hold zeros, which add nothing to the sums over channels.
+Jobs share nothing and are cut alike for any number of threads, so the number of threads changes no bit of the result.
+A block does not cross groups. Where a group has fewer channels than there are lanes, as for constant B and C of shape
+(D, N), lanes go unused; they hold zeros, which add nothing to the sums over channels.
 
-The backward pass keeps the states at chunk boundaries, O(B D N L / CHUNK), and runs each chunk again before
-it goes through it from the end. With G_t[n] the gradient that reaches h_t[n] from later steps and
-c_t[n] = C_t[n] dy_t,
+The states at chunk boundaries are kept, O(B D N L / CHUNK), and the backward pass runs each chunk again before it goes
+through it from the end. With G_t[n] the gradient that reaches h_t[n] from later steps and c_t[n] = C_t[n] dy_t, which
+is 0 at the first step of a scan with a silent start,
 
     thru_t = G_t + c_t                              the gradient of Abar_t h_{t-1}
     own_t  = thru_t, or G_t with the mask           the gradient of delta_t B_t u_t (+ Abar_t u_t)
     G_{t-1} = Abar_t thru_t
     e_t = Abar_t (thru_t h_{t-1} (+ own_t u_t))     the gradient of the exponent delta_t A
 
-in which the terms in parentheses are those of residual "elemental". Source: ours, by the chain rule.
+in which the terms in parentheses are those of the residual "elemental". Source: ours, by the chain rule.
 """
 
 import functools
@@ -66,7 +66,7 @@ KEPT = 2
 
 @njit(cache=True, error_model="numpy")
 def _place(job, channels, groups, lanes):
-    """The batch item of a job, its number within it, its first channel, the one after its last, and its first block."""
+    """Return a job's batch item, its number within it, its first channel, the one after its last, and first block."""
     width = channels // groups
     per_group = (width + JOB - 1) // JOB
     item, slot = divmod(job, groups * per_group)
@@ -77,13 +77,13 @@ def _place(job, channels, groups, lanes):
 
 @njit(cache=True, error_model="numpy")
 def _blocks(channels, groups, lanes):
-    """Blocks of channels in a batch item."""
+    """Return the number of blocks of channels in a batch item."""
     return groups * ((channels // groups + lanes - 1) // lanes)
 
 
 @njit(cache=True, error_model="numpy")
 def _slots(N, lanes):
-    """N rounded up to a power of two, or to a multiple of the lanes."""
+    """Return N rounded up to a power of two, or to a multiple of the lanes."""
     slots = 1
     while slots < min(N, lanes):
         slots *= 2
@@ -92,7 +92,7 @@ def _slots(N, lanes):
 
 @njit(cache=True, error_model="numpy")
 def _read(steps, rows, row, sequence, item, channel, width, token, count):
-    """Bring `count` tokens of `width` channels into one row of the steps, a vector a token."""
+    """Bring `count` tokens of `width` channels into one row of the steps, one vector for each token."""
     values, (by_item, by_channel, by_token) = sequence
     lanes = len(steps) // (CHUNK * rows)
     begin = item * by_item + channel * by_channel + token * by_token
@@ -112,7 +112,7 @@ def _read(steps, rows, row, sequence, item, channel, width, token, count):
 
 @njit(cache=True, error_model="numpy")
 def _expect(sequence, item, channel, width, token, count, lanes):
-    """Ask for what a later `_read` or `_write` will touch, so that the work of a chunk hides the way from memory."""
+    """Prefetch what a later `_read` or `_write` will touch, so that the work of a chunk hides the latency of memory."""
     values, (by_item, by_channel, by_token) = sequence
     begin = item * by_item + channel * by_channel + token * by_token
     if by_channel == 1:
@@ -126,7 +126,7 @@ def _expect(sequence, item, channel, width, token, count, lanes):
 
 @njit(cache=True, error_model="numpy")
 def _write(steps, rows, row, sequence, item, channel, width, token, count):
-    """The way back from `_read`."""
+    """Write one row of the steps back to memory: the inverse of `_read`."""
     values, (by_item, by_channel, by_token) = sequence
     lanes = len(steps) // (CHUNK * rows)
     begin = item * by_item + channel * by_channel + token * by_token
@@ -146,7 +146,7 @@ def _write(steps, rows, row, sequence, item, channel, width, token, count):
 
 @njit(cache=True, error_model="numpy")
 def _begin(states, fields, place, lanes, A, channel, width):
-    """Make the states of a block of channels, from `place` on: A log2(e) in their row `RATE`, all else 0."""
+    """Fill the states of a block of channels, from `place` on: A log2(e) in their row `RATE`, and 0 elsewhere."""
     N = A.shape[1]
     states[place : place + N * fields * lanes] = 0
     for n in range(N):
@@ -158,7 +158,7 @@ def _begin(states, fields, place, lanes, A, channel, width):
 
 @njit(cache=True, error_model="numpy")
 def _extremes(states, fields, place, lanes, N):
-    """The largest and the smallest rate of each channel of a block."""
+    """Return the largest and the smallest rate of each channel of a block."""
     high = low = load(states, place + RATE * lanes)
     for n in range(1, N):
         rate = load(states, place + (n * fields + RATE) * lanes)
@@ -168,13 +168,13 @@ def _extremes(states, fields, place, lanes, N):
 
 @njit(cache=True, error_model="numpy")
 def _within_range(delta, high, low, limit, nan):
-    """The step sizes, but NaN where an exponent is beyond the range of `exp2`: the state would grow, not decay."""
+    """Return the step sizes, but NaN where an exponent is beyond the range of `exp2`, as the state would grow."""
     return where_positive(maximum(delta * high, delta * low) - limit, nan, delta)
 
 
 @njit(cache=True, error_model="numpy")
 def _sigmoid(z, minus_log2_e, one):
-    """s = 1 / (1 + exp(-z)) and 1 - s, neither by a difference."""
+    """Return s = 1 / (1 + exp(-z)) and 1 - s, neither of them by a difference."""
     small = exp2(magnitude(z) * minus_log2_e)
     larger = one / (one + small)
     smaller = small * larger
@@ -183,7 +183,7 @@ def _sigmoid(z, minus_log2_e, one):
 
 @njit(error_model="numpy")
 def _sequence(table, row, number):
-    """A tensor (B, D, L) as the flat array beneath it and its strides; channels or steps are neighbours there."""
+    """Return a tensor (B, D, L) as the flat array beneath it and its strides, of which one is 1."""
     strides = (table[row, 2], table[row, 3], table[row, 4])
     return carray(pointer(table[row, 0]), (table[row, 1],), number), strides
 
@@ -210,12 +210,11 @@ def _four_axes(table, row, number):
 
 
 @functools.cache
-def forward(number: type, elemental: bool, mask: bool) -> Any:
-    """The kernel of the outputs and the last state, for arrays of the type `number`. The options that its innermost
-    loop depends on are compiled in.
+def forward(number: type, elemental: bool, mask: bool, silent: bool = False) -> Any:
+    """Return the kernel of the outputs and the last state, for arrays of the type `number`.
 
-    Rows of its table, after the counters: (D, L, groups, whether there is a gate, whether in reverse); the sequences
-    u, delta, z and out; the arrays A, B, C, D, h0, last_state and boundaries.
+    The rows of its table, after the counters, are (D, L, groups, whether there is a gate, whether in reverse); the
+    sequences u, delta, z and out; the arrays A, B, C, D, h0, last_state and boundaries.
     """
 
     @cfunc(types.void(types.voidptr), cache=True, error_model="numpy")
@@ -290,6 +289,8 @@ def forward(number: type, elemental: bool, mask: bool) -> Any:
                             after = fma(x, b, fma(Abar, u_t, decayed) if elemental else decayed)
                             store(states, state + H * lanes, after)
                             y = fma(splat(c_t[n]), decayed if mask else after, y)
+                        if silent and t0 + i == 0:
+                            y = direct * u_t
                         if gated:
                             z_t = load(steps, step + Z * lanes)
                             y = y * (z_t * _sigmoid(z_t, minus_log2_e, one)[0])
@@ -307,11 +308,11 @@ def forward(number: type, elemental: bool, mask: bool) -> Any:
 
 
 @functools.cache
-def backward(number: type, elemental: bool, mask: bool) -> Any:
-    """The kernel of the gradients; B's and C's are sums over a job's channels.
+def backward(number: type, elemental: bool, mask: bool, silent: bool = False) -> Any:
+    """Return the kernel of the gradients; those of B and C are sums over a job's channels.
 
-    Rows of its table, after the counters: as for `forward`; the sequences u, delta, z, dout, du, ddelta and dz; the
-    arrays A, B, C, D, boundaries, dlast, dA, dB, dC, dD and dh0.
+    The rows of its table, after the counters, are that of sizes as for `forward`; the sequences u, delta, z, dout, du,
+    ddelta and dz; the arrays A, B, C, D, boundaries, dlast, dA, dB, dC, dD and dh0.
     """
 
     @cfunc(types.void(types.voidptr), cache=True, error_model="numpy")
@@ -414,6 +415,8 @@ def backward(number: type, elemental: bool, mask: bool) -> Any:
                             store(trace, at + over + BEFORE * lanes, after)
                             if gated:
                                 y = fma(splat(c_t[n]), decayed if mask else after, y)
+                        if silent and t0 + i == 0:
+                            y = direct * u_t
                         if gated:
                             z_t, dout_t = load(steps, step + Z * lanes), load(steps, step + OUT * lanes)
                             s, rest = _sigmoid(z_t, minus_log2_e, one)
@@ -427,6 +430,7 @@ def backward(number: type, elemental: bool, mask: bool) -> Any:
                         c_t = C_g[token + t if C_g.shape[0] > 1 else 0]
                         d, u_t = load(steps, step + DELTA * lanes), load(steps, step + U * lanes)
                         dy = load(steps, step + OUT * lanes)
+                        dread = zero if silent and t0 + i == 0 else dy
                         x = d * u_t
                         term = i % waiting * slots * lanes
                         # Of x = delta u, of u through the residual, and of delta through the exponents.
@@ -435,7 +439,7 @@ def backward(number: type, elemental: bool, mask: bool) -> Any:
                             at, state = now + n * KEPT * lanes, place + n * BACKWARD_FIELDS * lanes
                             Abar, before = load(trace, at + ABAR * lanes), load(trace, at + BEFORE * lanes)
                             g = load(states, state + G * lanes)
-                            thru = fma(splat(c_t[n]), dy, g)
+                            thru = fma(splat(c_t[n]), dread, g)
                             own = g if mask else thru
                             dx = fma(own, splat(b_t[n]), dx)
                             e = thru * before
@@ -448,7 +452,7 @@ def backward(number: type, elemental: bool, mask: bool) -> Any:
                             store(states, state + G * lanes, Abar * thru)
                             store(terms_B, term + n * lanes, own * x)
                             seen = Abar * before if mask else load(trace, at + over + BEFORE * lanes)
-                            store(terms_C, term + n * lanes, dy * seen)
+                            store(terms_C, term + n * lanes, dread * seen)
                         store(steps, step + DU * lanes, fma(dx, d, fma(direct, dy, through)))
                         store(steps, step + DDELTA * lanes, fma(dx, u_t, dexponent * ln_2))
                         ddirect = fma(dy, u_t, ddirect)

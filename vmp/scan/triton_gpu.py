@@ -1,29 +1,30 @@
 """The selective scan as Triton kernels, forward and backward: on a GPU, or on the CPU in Triton's interpreter.
 
-A program is one warp and takes W channels of one batch item, every state of them, through one chunk of the
-steps. Special functions bound the forward pass (one exp2 a state and step; A comes prescaled by log2(e)), so the
+A program is one warp and takes W channels of one batch item, with all their states, through one chunk of the steps.
+Special functions bound the forward pass (one exp2 for each state and step; A is scaled by log2(e) beforehand), so the
 rest has to fit in the issue slots between them:
 
-- The state is a tile [N, W]. The compiler lays it out as the load of A is vectorised: along n, 4 states a lane
-  and 4 lanes a channel; not at all, W = 32, every state of a channel in one lane, the sum over n without a shuffle.
-- u, delta and z come as tiles [W, T], loaded a group of T steps before they are used, in whichever of the two
-  orders they have in memory; bias, softplus and gate act on tiles, once an element. No layout is copied.
-- B and C are packed to rows of N in the dtype that is computed in, so that a row is one vector load; it is small
-  beside u.
+- The state is a tile [N, W]. The compiler lays it out as the load of A is vectorised: along n, with 4 states a lane
+  and 4 lanes a channel; or not at all, with W = 32 and every state of a channel in one lane, so that the sum over n
+  needs no shuffle.
+- u, delta and z come as tiles [W, T], loaded a group of T steps before they are used, in whichever of the two orders
+  they have in memory. Bias, softplus and gate act on tiles, once for each element. No layout is copied.
+- B and C are packed to rows of N in the dtype that is computed in, so that a row is one vector load. The packed rows
+  are small beside u.
 
-Parallelism. Where batch times channels do not fill the device, the sequence is cut into chunks: `chunk_states`
-takes each from a zero state, `carry` goes over the chunks, a chunk's decay being exp2(A sum delta), and `forward`
-starts each chunk from its true state. `plan` cuts by shape and device alone; claim "carry" of docs/math.md says
-that no cut changes the result.
+Parallelism. Where batch times channels do not fill the device, the sequence is cut into chunks: `chunk_states` takes
+each from a zero state, `carry` goes over the chunks (the decay of a chunk is exp2(A sum delta)), and `forward` starts
+each chunk from its true state. `plan` cuts by shape and device alone; claim "carry" of docs/math.md says that no cut
+changes the result.
 
-Backward. `forward` keeps a state every K steps. The adjoint is itself a scan, from the end, and is cut and carried
-in the same way. Within a chunk K steps are run again to states T apart, then T steps at a time to every state, and
-through these from the end. The equations are those of `numba_cpu`. Gradients that sum over channels or chunks are
-written apart and summed by torch: no atomics, the same bits every run.
+Backward. `forward` keeps a state every K steps. The adjoint is itself a scan, from the end, and is cut and carried in
+the same way. Within a chunk, K steps are run again to states T apart, then T steps at a time to every state, and
+through these from the end. The equations are those of `numba_kernels`. Gradients that sum over channels or chunks are
+written apart and summed by torch, without atomics, so that every run gives the same bits.
 
-Directions. One launch is one direction: the two of a layer have inputs of their own (the backward one is convolved
-and projected by itself), and where one leaves the device idle, chunks fill it. Not timed, as `plan`'s thresholds are
-not: they count warps. A direction would be one more axis of the grid.
+Directions. One launch is one direction: the two of a layer have inputs of their own (the backward one is convolved and
+projected by itself), and where one leaves the device idle, chunks fill it. This was not timed, and neither were the
+thresholds of `plan`, which count warps. A direction would be one more axis of the grid.
 
 Source: ours.
 """
@@ -56,16 +57,19 @@ if not (INTERPRETED or torch.cuda.is_available()):
 
 
 def supports(call: ScanCall) -> str | None:
-    """Why this backend cannot serve `call`: it runs on CUDA devices, or on the CPU in Triton's interpreter."""
+    """Return why this backend cannot serve `call`, or None: it needs a CUDA device or Triton's interpreter."""
     if call.u.device.type == "cuda" or (INTERPRETED and call.u.device.type == "cpu"):
         return None
     return f"u is on {call.u.device} and this backend runs on a CUDA device, or with TRITON_INTERPRET=1 on the CPU"
 
 
 def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
-    """Output (B, D, L) in the dtype of `u` and the state after the last step (B, D, N) in `call.compute_dtype`.
+    """Run the scan in Triton's kernels.
 
-    Gradients by the hand-derived backward pass, once: they are not differentiable again.
+    The gradients come from a hand-derived backward pass and cannot be differentiated again.
+
+    Returns:
+        The output (B, D, L) in the dtype of `u`, and the state after the last step (B, D, N) in `call.compute_dtype`.
     """
     if call.u.shape[2] == 0:
         return torch.zeros_like(call.u), call.initial_state()
@@ -80,6 +84,7 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
         initial=call.residual == "initial",
         elemental=call.residual == "elemental",
         mask=call.mask_diagonal,
+        silent=call.silent_start,
         reverse=call.reverse,
         keep=torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors),
     )
@@ -97,13 +102,14 @@ class Options:
     initial: bool
     elemental: bool
     mask: bool
+    silent: bool
     reverse: bool
     keep: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a pass is cut: `width` channels a program, `chunk` steps, states vectorised over lanes or in one."""
+    """How a pass is cut: `width` channels and `chunk` steps a program; `vector`: states spread over lanes."""
 
     width: int
     chunk: int
@@ -113,11 +119,11 @@ class Plan:
 def plan(
     batch: int, channels: int, groups: int, states: int, length: int, processors: int, *, backward: bool
 ) -> Plan:
-    """The cut of a pass over `channels` in `groups` that share rows of B and C, on that many multiprocessors.
+    """Return the cut of a pass over `channels`, in `groups` that share rows of B and C, on `processors`.
 
-    Forward, one pass with every state of a channel in a lane costs least where that fills the device; then 4
-    lanes a channel, as a second pass over chunks would double the exponentials; then chunks. Backward, a program
-    is large, as it sums over its channels, and chunks fill the device.
+    Forward, one pass with every state of a channel in a lane costs least where that fills the device. Next best are 4
+    lanes for a channel, as a second pass over chunks would double the exponentials; then chunks. Backward, a program is
+    large, as it sums over its channels, and chunks fill the device.
     """
     wanted = WARPS * processors
     # 16 states a lane: as many as leave registers for a group of steps.
@@ -141,7 +147,7 @@ def _processors(device: torch.device) -> int:
 
 
 class _Scan(torch.autograd.Function):
-    """Output and last state of a scan, from rows (B or 1, G, L or 1, N) of B and C."""
+    """The scan as a function of its tensors, with rows (B or 1, G, L or 1, N) of B and C."""
 
     @staticmethod
     def forward(
@@ -176,7 +182,7 @@ class _Scan(torch.autograd.Function):
         h0: Float[Tensor, "B D N"] | None,
         options: Options,
     ) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"], Float[Tensor, "B intervals D N"] | None]:
-        """Output, last state and, with `options.keep`, the state before every K steps."""
+        """Return the output, the last state and, with `options.keep`, the state before every K steps."""
         batch, channels, length = u.shape
         states = A.shape[1]
         B, C = _packed(B), _packed(C)
@@ -190,7 +196,8 @@ class _Scan(torch.autograd.Function):
             kernels.forward[cut.grid](
                 u, delta, z, A, B, C, D, bias, h0, carried, out, last, kept,
                 *u.stride(), *delta.stride(), *_strides(z), *out.stride(), *B.shape[:2], *C.shape[:2], *cut.sizes,
-                MASK=options.mask, INITIAL=options.initial, K=K, maxnreg=REGISTERS, **cut.rows, **cut.constants,
+                MASK=options.mask, SILENT=options.silent, INITIAL=options.initial, K=K, maxnreg=REGISTERS,
+                **cut.rows, **cut.constants,
             )  # fmt: skip
         return out.to(u.dtype), last, kept
 
@@ -216,7 +223,7 @@ class _Scan(torch.autograd.Function):
         dlast: Float[Tensor, "B D N"] | None,
         options: Options,
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of the first nine, None for those that are absent."""
+        """Return the gradients of the first nine arguments, None for those that are absent."""
         batch, channels, length = u.shape
         B, C = _packed(B), _packed(C)
         states = A.shape[1]
@@ -240,7 +247,7 @@ class _Scan(torch.autograd.Function):
                 du, ddelta, dz, dA, dB, dC, dD, dbias, dh0,
                 *u.stride(), *delta.stride(), *_strides(z), *dout.stride(),
                 *du.stride(), *ddelta.stride(), *_strides(dz), *B.shape[:2], *C.shape[:2], *cut.sizes,
-                MASK=options.mask, INITIAL=options.initial, K=K, **cut.rows, **cut.constants,
+                MASK=options.mask, SILENT=options.silent, INITIAL=options.initial, K=K, **cut.rows, **cut.constants,
             )  # fmt: skip
         dB, dC = cut.summed(dB, B), cut.summed(dC, C)
         dD, dbias = (None if x is None else x.sum((0, 1)) for x in (dD, dbias))
@@ -288,9 +295,9 @@ class _Cut:
         bias: Tensor | None,
         first: Tensor | None,
     ) -> Tensor | None:
-        """The state, or adjoint, that enters each chunk, (B, chunks, D, N), or None where there is one chunk.
+        """Return the state or adjoint that enters each chunk, (B, chunks, D, N), or None where there is one chunk.
 
-        `x` with rows `R` is what drives it: u with B, or dy with C.
+        It is driven by `x` with the rows `R`: by u with B, or by dy with C.
         """
         blocks, chunks, batch = self.grid
         if chunks == 1:
@@ -311,7 +318,7 @@ class _Cut:
         return carried
 
     def summed(self, partial: Tensor, like: Float[Tensor, "B1 G L1 N"]) -> Tensor:
-        """The gradient of `like` from what each program, or for rows constant in time each chunk, found of it."""
+        """Return the gradient of `like` from the parts of each program or, for constant rows, of each chunk."""
         if like.shape[2] == 1:
             partial = partial.sum(1)[:, :, None]
         partial = partial.unflatten(1, (like.shape[1], -1)).sum(2)
@@ -320,9 +327,10 @@ class _Cut:
 
 
 def _packed(rows: Float[Tensor, "B1 G L1 N"]) -> Float[Tensor, "B1 G L2 N"]:
-    """Rows as the kernels read them, a vector each; with T more of zeros at both ends where they vary in time.
+    """Return rows as the kernels read them, one vector each.
 
-    So a group of T steps that goes beyond the sequence needs no address of its own.
+    Where they vary in time, T rows of zeros are added at both ends, so that a group of T steps that goes beyond the
+    sequence needs no address of its own.
     """
     if rows.shape[2] == 1:
         return rows.contiguous()
@@ -332,7 +340,7 @@ def _packed(rows: Float[Tensor, "B1 G L1 N"]) -> Float[Tensor, "B1 G L2 N"]:
 
 
 def _stored(x: Tensor) -> torch.dtype:
-    """What a result of the dtype of `x` is stored in: the interpreter would truncate to bfloat16, not round."""
+    """Return the dtype that a result like `x` is stored in: the interpreter would truncate to bfloat16, not round."""
     return compute_dtype(x.dtype) if INTERPRETED else x.dtype
 
 
@@ -364,11 +372,12 @@ def _forward(
     initial: bool,
     elemental: bool,
     mask: bool,
+    silent: bool,
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`_Scan.run`, with a tensor of no entries where no states are kept, as an operator has no optional result."""
-    options = Options(softplus, initial, elemental, mask, reverse, keep)
+    """Run `_Scan.run`; an operator has no optional result, so a tensor of no entries stands for no kept states."""
+    options = Options(softplus, initial, elemental, mask, silent, reverse, keep)
     out, last, kept = _Scan.run(u, delta, A, B, C, D, z, bias, h0, options)
     return out, last, A.new_empty(0) if kept is None else kept
 
@@ -402,10 +411,11 @@ def _backward(
     initial: bool,
     elemental: bool,
     mask: bool,
+    silent: bool,
     reverse: bool,
 ) -> list[Tensor]:
-    """`_Scan.gradients`, of the tensors that are present."""
-    options = Options(softplus, initial, elemental, mask, reverse, keep=True)
+    """Return `_Scan.gradients` of the tensors that are present."""
+    options = Options(softplus, initial, elemental, mask, silent, reverse, keep=True)
     gradients = _Scan.gradients(u, delta, A, B, C, D, z, bias, h0, kept, dout, dlast, options)
     return [x for x in gradients if x is not None]
 
@@ -422,7 +432,7 @@ def _(
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:9], output[2])
-    ctx.options = inputs[9:14]
+    ctx.options = inputs[9:-1]
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
@@ -432,7 +442,7 @@ def _run_backward(
 ) -> tuple[Tensor | None, ...]:
     tensors, kept = ctx.saved_tensors[:9], ctx.saved_tensors[9]
     gradients = iter(_backward(*tensors, kept, dout, dlast, *ctx.options))
-    return *(None if x is None else next(gradients) for x in tensors), *(None,) * 6
+    return *(None if x is None else next(gradients) for x in tensors), *(None,) * 7
 
 
 _forward.register_autograd(_run_backward, setup_context=_keep_for_backward)

@@ -1,9 +1,9 @@
-"""The kernels of `triton_gpu`, whose docstring says how they divide the work; the equations are `numba_cpu`'s.
+"""The kernels of `triton_gpu`, whose docstring says how they divide the work; the equations are in `numba_kernels`.
 
 Shapes are tiles of N states (padded to a power of two), W channels and T = 4 steps. Steps are counted in the order in
-which they are taken, from s = 0; tokens as they lie in memory, from 0, so that with REVERSE step s is token
-length - 1 - s and a tile of T ascending tokens is gone through from its end. A pointer may be None, which is
-compiled in. What lies outside of the sequence is loaded as 0, with a step size of 0: it leaves states and
+which they are taken, from s = 0, and tokens as they lie in memory, from 0. With REVERSE, step s is thus token
+length - 1 - s, and a tile of T ascending tokens is gone through from its end. A pointer may be None, which is
+compiled in. What lies outside of the sequence is loaded as 0, with a step size of 0, so it leaves states and
 adjoints as they are; rows of B and C are padded with zeros for that.
 """
 
@@ -22,7 +22,7 @@ def _sigmoid(x):
 
 @triton.jit
 def _softplus(x):
-    """As torch's, linear above 20. log1p(e) = 2 artanh(e / (2 + e)) by its series, as 1 + e would round e off."""
+    """Softplus as torch has it, linear above 20; log1p(e) = 2 artanh(e / (2 + e)) by series, as 1 + e would lose e."""
     TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 7
     e = tl.exp2(-tl.abs(x) * LOG2_E)
     s = e / (2 + e)
@@ -35,7 +35,7 @@ def _softplus(x):
 
 @triton.jit
 def _place(channels, groups, W: tl.constexpr):
-    """The channels of this program, all of one group, which of them there are, and the first."""
+    """Return the channels of this program, all of one group, which of them exist, and the first."""
     width = channels // groups
     blocks = tl.cdiv(width, W)
     block = tl.program_id(0)
@@ -46,7 +46,7 @@ def _place(channels, groups, W: tl.constexpr):
 
 @triton.jit
 def _states_at(ptr, d, STATES: tl.constexpr, N: tl.constexpr, stride=1):
-    """Where the states (D, N) of these channels are, a tile [N, W]. `stride` is 1, known to the compiler or not."""
+    """Return where the states (D, N) of these channels are, [N, W]; `stride` is 1, known to the compiler or not."""
     return ptr + d[None, :] * STATES + tl.arange(0, N)[:, None] * stride
 
 
@@ -57,16 +57,22 @@ def _states_mask(ok, STATES: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def _rates(A_ptr, d, ok, one, STATES: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr):
-    """A log2(e), [N, W]."""
+    """Return A log2(e), [N, W]."""
     at = _states_at(A_ptr, d, STATES, N, 1 if VECTOR else one)
     return tl.load(at, mask=_states_mask(ok, STATES, N), other=0.0) * LOG2_E
 
 
 @triton.jit
 def _mask(ok, token, length, T: tl.constexpr, REVERSE: tl.constexpr):
-    """Which elements of a tile there are: a tile reaches beyond the end at which the steps come to theirs alone."""
+    """Return which elements of a tile exist; a tile reaches beyond the sequence only where the steps end."""
     tokens = token + tl.arange(0, T)
     return ok[:, None] & (tokens >= 0 if REVERSE else tokens < length)[None, :]
+
+
+@triton.jit
+def _is_first(token, length, T: tl.constexpr, REVERSE: tl.constexpr):
+    """Return which column of a tile is the first step taken, [1, T]."""
+    return (token + tl.arange(0, T) == (length - 1 if REVERSE else 0))[None, :]
 
 
 @triton.jit
@@ -76,24 +82,24 @@ def _tile_at(ptr, d, token, stride_d, stride_l, T: tl.constexpr):
 
 @triton.jit
 def _tile(ptr, d, ok, token, length, stride_d, stride_l, T: tl.constexpr, REVERSE: tl.constexpr):
-    """T tokens of these channels, [W, T], zero outside of the sequence."""
+    """Load T tokens of these channels, [W, T], zero outside of the sequence."""
     mask = _mask(ok, token, length, T, REVERSE)
     return tl.load(_tile_at(ptr, d, token, stride_d, stride_l, T), mask=mask, other=0.0)
 
 
 @triton.jit
 def _settled(x):
-    """`x` itself. The compiler moves a change of layout up to the loads, unless it meets a sum along an axis.
+    """Return `x`, by a sum over an axis of one element, which costs nothing.
 
-    This one is over an axis of one element and costs nothing. Without it every lane that uses a step size makes it
-    from delta anew (Triton 3.6; 3.9 does not).
+    The compiler moves a change of layout up to the loads unless it meets such a sum. Without it, every lane that uses a
+    step size would compute it from delta anew (Triton 3.6; 3.9 does not).
     """
     return tl.reshape(tl.cumsum(x[:, :, None], 2), x.shape)
 
 
 @triton.jit
 def _steps(raw, bias, mask, SOFTPLUS: tl.constexpr):
-    """Step sizes from delta as given. Outside of the sequence they are 0, which leaves a state as it is."""
+    """Return step sizes from delta as given; they are 0 outside of the sequence, which leaves a state as it is."""
     if bias is not None:
         raw += bias[:, None]
     if SOFTPLUS:
@@ -103,7 +109,7 @@ def _steps(raw, bias, mask, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def _columns(x):
-    """The columns of a tile [W, 4], each [W]: splits of registers, where a tile's order in them allows."""
+    """Return the columns of a tile [W, 4], each [W]; where its layout allows, this only renames registers."""
     lower, upper = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 2)), (0, 2, 1)))
     x0, x1 = tl.split(lower)
     x2, x3 = tl.split(upper)
@@ -112,7 +118,7 @@ def _columns(x):
 
 @triton.jit
 def _joined(x):
-    """The way back from `_columns`."""
+    """Return the tile of four columns: the inverse of `_columns`."""
     joined = tl.permute(tl.join(tl.join(x[0], x[1]), tl.join(x[2], x[3])), (0, 2, 1))
     return tl.reshape(joined, (joined.shape[0], 4))
 
@@ -122,7 +128,7 @@ def _rows(
     ptr, b, d, ok, first, batches, groups, channels, length,
     ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """B or C for this program: pointers [N] to its row at token 0, or where constant in time the tile [N, W]."""
+    """Return pointers [N] to this program's row of B or C at token 0; where constant in time, its values [N, W]."""
     width = channels // groups
     if ROWS:
         # T rows of zeros lie before the first and behind the last.
@@ -135,7 +141,7 @@ def _rows(
 
 @triton.jit
 def _row(rows, token, i: tl.constexpr, ROWS: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr):
-    """B or C at a token and i more, [N, 1] or [N, W]; i apart, as the loads of a group then share an address."""
+    """Load B or C at token + i, [N, 1] or [N, W]; i stands apart so that the loads of a group share an address."""
     if ROWS:
         at = rows + token * STATES + i * STATES
         if STATES == N:
@@ -149,7 +155,7 @@ def _row(rows, token, i: tl.constexpr, ROWS: tl.constexpr, STATES: tl.constexpr,
 @triton.jit
 def _initial(u_ptr, h0_ptr, b, d, ok, length, u_d, u_l, channels,
              STATES: tl.constexpr, N: tl.constexpr, REVERSE: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
-    """The state before the first step: h0, the first token's u (`u_ptr` is then not None), or zero."""
+    """Return the state before the first step: h0, the first token's u (`u_ptr` is then not None), or zero."""
     h = tl.zeros((N, d.shape[0]), dtype)
     if h0_ptr is not None:
         at = _states_at(h0_ptr + b * channels * STATES, d, STATES, N)
@@ -160,6 +166,14 @@ def _initial(u_ptr, h0_ptr, b, d, ok, length, u_d, u_l, channels,
     return h
 
 
+@triton.jit
+def _next(h, Abar, u, driven, B, ELEMENTAL: tl.constexpr):
+    """Return the state after a step; `driven` is delta u."""
+    if ELEMENTAL:
+        h += u[None, :]
+    return Abar * h + driven[None, :] * B
+
+
 @triton.jit(do_not_specialize=["one"])
 def chunk_states(
     x_ptr, delta_ptr, z_ptr, A_ptr, R_ptr, bias_ptr, carried_ptr, sums_ptr,
@@ -168,9 +182,9 @@ def chunk_states(
     ROWS: tl.constexpr, ADJOINT: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr,
     T: tl.constexpr, SOFTPLUS: tl.constexpr, ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """What a chunk that begins from a zero state hands to the next, and the sum of its step sizes.
+    """Store what a chunk that begins from a zero state hands to the next, and the sum of its step sizes.
 
-    The adjoint G_{t-1} = Abar_t (G_t + C_t dy_t) goes from the last step to the first.
+    The adjoint, G_{t-1} = Abar_t (G_t + C_t dy_t), starts at the last step and leaves out the first chunk.
     """
     dtype: tl.constexpr = A_ptr.dtype.element_ty
     FLIP: tl.constexpr = REVERSE != ADJOINT
@@ -206,10 +220,8 @@ def chunk_states(
             row = _row(rows, token, i, ROWS, STATES, N)
             if ADJOINT:
                 h = Abar * (h + xs[i][None, :] * row)
-            elif ELEMENTAL:
-                h = Abar * (h + xs[i][None, :]) + driven[i][None, :] * row
             else:
-                h = Abar * h + driven[i][None, :] * row
+                h = _next(h, Abar, xs[i], driven[i], row, ELEMENTAL)
     carried_ptr += (b * chunks + target) * channels * STATES
     tl.store(_states_at(carried_ptr, d, STATES, N), h, mask=_states_mask(ok, STATES, N))
     tl.store(sums_ptr + (b * chunks + source) * channels + d, total, mask=ok)
@@ -220,7 +232,7 @@ def carry(
     A_ptr, u_ptr, first_ptr, carried_ptr, sums_ptr, u_b, u_d, u_l, channels, length, chunks,
     ADJOINT: tl.constexpr, STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """From what each chunk hands on to the state that enters it, in place."""
+    """Replace what each chunk hands on by the state that enters the next, in place."""
     dtype: tl.constexpr = A_ptr.dtype.element_ty
     d = tl.program_id(0) * W + tl.arange(0, W)
     ok = d < channels
@@ -247,11 +259,11 @@ def forward(
     u_ptr, delta_ptr, z_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, h0_ptr, carried_ptr, out_ptr, last_ptr, kept_ptr,
     u_b, u_d, u_l, delta_b, delta_d, delta_l, z_b, z_d, z_l, out_b, out_d, out_l,
     B_batches, B_groups, C_batches, C_groups, channels, length, chunk, groups, one,
-    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, STATES: tl.constexpr,
-    N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
+    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, SILENT: tl.constexpr,
+    STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
     ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """A chunk's outputs, from the state that enters it; the last chunk's last state; every K-th state to keep."""
+    """Store a chunk's outputs, from the state that enters it; every K-th state to keep; and the last state."""
     dtype: tl.constexpr = A_ptr.dtype.element_ty
     d, ok, first = _place(channels, groups, W)
     c, chunks, b = tl.program_id(1), tl.num_programs(1), tl.program_id(2).to(tl.int64)
@@ -269,8 +281,8 @@ def forward(
         carried_ptr += (b * chunks + c) * channels * STATES
         h = tl.load(_states_at(carried_ptr, d, STATES, N, 1 if VECTOR else one), mask=inside, other=0.0)
     else:
-        first_u = u_ptr if INITIAL else None
-        h = _initial(first_u, h0_ptr, b, d, ok, length, u_d, u_l, channels, STATES, N, REVERSE, dtype)
+        u_0 = u_ptr if INITIAL else None
+        h = _initial(u_0, h0_ptr, b, d, ok, length, u_d, u_l, channels, STATES, N, REVERSE, dtype)
     begin = c * chunk
     end = tl.minimum(begin + chunk, length)
     token = length - T - begin if REVERSE else begin
@@ -283,10 +295,7 @@ def forward(
         u, delta, z = u_next.to(dtype), delta_next.to(dtype), z_next.to(dtype)
         u_next = _tile(u_ptr, d, ok, following, length, u_d, u_l, T, REVERSE)
         delta_next = _tile(delta_ptr, d, ok, following, length, delta_d, delta_l, T, REVERSE)
-        if z_ptr is not None:
-            z_next = _tile(z_ptr, d, ok, following, length, z_d, z_l, T, REVERSE)
-        else:
-            z_next = u_next
+        z_next = u_next if z_ptr is None else _tile(z_ptr, d, ok, following, length, z_d, z_l, T, REVERSE)
         mask = _mask(ok, token, length, T, REVERSE)
         delta = _steps(delta, bias, mask, SOFTPLUS)
         if kept_ptr is not None:
@@ -299,21 +308,21 @@ def forward(
             Abar = tl.exp2(deltas[i][None, :] * A)
             B = _row(B_rows, token, i, B_ROWS, STATES, N)
             C = _row(C_rows, token, i, C_ROWS, STATES, N)
-            own = (us[i] * deltas[i])[None, :]
+            driven = us[i] * deltas[i]
             if MASK:
                 decayed = Abar * h
                 y = tl.sum(C * decayed, 0)
                 # Left to itself the compiler fuses Abar * h into the sum, and multiplies it out a second time for y.
-                h = tl.fma(own, B, decayed)
+                h = tl.fma(driven[None, :], B, decayed)
                 if ELEMENTAL:
                     h += Abar * us[i][None, :]
             else:
-                if ELEMENTAL:
-                    h += us[i][None, :]
-                h = Abar * h + own * B
+                h = _next(h, Abar, us[i], driven, B, ELEMENTAL)
                 y = tl.sum(C * h, 0)
             ys = (y,) + ys if REVERSE else ys + (y,)
         y = _joined(ys)
+        if SILENT:
+            y = tl.where(_is_first(token, length, T, REVERSE), 0.0, y)
         if D_ptr is not None:
             y += tl.load(D_ptr + d, mask=ok, other=0.0)[:, None] * u
         if z_ptr is not None:
@@ -330,11 +339,11 @@ def backward(
     u_b, u_d, u_l, delta_b, delta_d, delta_l, z_b, z_d, z_l, dout_b, dout_d, dout_l,
     du_b, du_d, du_l, ddelta_b, ddelta_d, ddelta_l, dz_b, dz_d, dz_l,
     B_batches, B_groups, C_batches, C_groups, channels, length, chunk, groups, one,
-    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, STATES: tl.constexpr,
-    N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
+    B_ROWS: tl.constexpr, C_ROWS: tl.constexpr, INITIAL: tl.constexpr, MASK: tl.constexpr, SILENT: tl.constexpr,
+    STATES: tl.constexpr, N: tl.constexpr, W: tl.constexpr, T: tl.constexpr, K: tl.constexpr, SOFTPLUS: tl.constexpr,
     ELEMENTAL: tl.constexpr, REVERSE: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """A chunk's gradients, from the adjoint that enters it at its end, K steps at a time."""
+    """Store a chunk's gradients, from the adjoint that enters it at its end, K steps at a time."""
     dtype: tl.constexpr = A_ptr.dtype.element_ty
     d, ok, first = _place(channels, groups, W)
     block, blocks = tl.program_id(0), tl.num_programs(0)
@@ -357,17 +366,13 @@ def backward(
     # Within the block of programs, rows of this program; each program writes all of its own.
     scratch = scratch_ptr + ((part * blocks + block) * (K // T) * W) * STATES
     slot = tl.arange(0, W)
-
     G = tl.zeros((N, W), dtype)
     if carried_ptr is not None:
         G += tl.load(_states_at(carried_ptr + part * channels * STATES, d, STATES, N), mask=inside, other=0.0)
     elif dlast_ptr is not None:
         G += tl.load(_states_at(dlast_ptr + b * channels * STATES, d, STATES, N), mask=inside, other=0.0)
-    dA = tl.zeros((N, W), dtype)
-    dB_all = tl.zeros((N, W), dtype)
-    dC_all = tl.zeros((N, W), dtype)
-    dD = tl.zeros((W,), dtype)
-    dbias = tl.zeros((W,), dtype)
+    dA, dB_all, dC_all = tl.zeros((N, W), dtype), tl.zeros((N, W), dtype), tl.zeros((N, W), dtype)
+    dD, dbias = tl.zeros((W,), dtype), tl.zeros((W,), dtype)
 
     begin = c * chunk
     kept_count = tl.cdiv(length, K)
@@ -389,10 +394,7 @@ def backward(
             us, deltas, driven = _columns(u), _columns(delta), _columns(u * delta)
             for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
                 row = _row(B_rows, token, i, B_ROWS, STATES, N)
-                Abar = tl.exp2(deltas[i][None, :] * A)
-                if ELEMENTAL:
-                    h += us[i][None, :]
-                h = Abar * h + driven[i][None, :] * row
+                h = _next(h, tl.exp2(deltas[i][None, :] * A), us[i], driven[i], row, ELEMENTAL)
         tl.debug_barrier()
         # Then a group at a time from the end: to the state before each step, and back through these.
         for back in range(groups_here):
@@ -411,15 +413,15 @@ def backward(
                 z = _tile(z_ptr, d, ok, token, length, z_d, z_l, T, REVERSE).to(dtype)
                 gate = _settled(_sigmoid(z))
                 dy = _settled(dout * z * gate)
-            us, deltas, driven, dys = _columns(u), _columns(delta), _columns(u * delta), _columns(dy)
+            dread = dy
+            if SILENT:
+                dread = tl.where(_is_first(token, length, T, REVERSE), 0.0, dy)
+            us, deltas, driven, dreads = _columns(u), _columns(delta), _columns(u * delta), _columns(dread)
             h = tl.load(_states_at(scratch + g * W * STATES, slot, STATES, N), mask=inside, other=0.0)
             before = (h,)
             for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
                 row = _row(B_rows, token, i, B_ROWS, STATES, N)
-                Abar = tl.exp2(deltas[i][None, :] * A)
-                if ELEMENTAL:
-                    h += us[i][None, :]
-                h = Abar * h + driven[i][None, :] * row
+                h = _next(h, tl.exp2(deltas[i][None, :] * A), us[i], driven[i], row, ELEMENTAL)
                 before = (h,) + before if REVERSE else before + (h,)
             dxs, exponents, directs, ys = (), (), (), ()
             for i in tl.static_range(0 if REVERSE else T - 1, T if REVERSE else -1, 1 if REVERSE else -1):
@@ -427,7 +429,7 @@ def backward(
                 C = _row(C_rows, token, i, C_ROWS, STATES, N)
                 Abar = tl.exp2(deltas[i][None, :] * A)
                 decayed = Abar * before[i + 1 if REVERSE else i]
-                thru = G + C * dys[i][None, :]
+                thru = G + C * dreads[i][None, :]
                 own = G if MASK else thru
                 seen = decayed if MASK else before[i if REVERSE else i + 1]
                 e = thru * decayed
@@ -438,18 +440,16 @@ def backward(
                     direct = (tl.sum(direct, 0),)
                     directs = directs + direct if REVERSE else direct + directs
                 dA += e * deltas[i][None, :]
+                row = ((b * blocks + block) * length + token + i) * STATES
+                here = n < tl.where((token + i >= 0) & (token + i < length), STATES, 0)
                 if B_ROWS:
-                    at_B = dB_ptr + ((b * blocks + block) * length + token + i) * STATES + n
-                    present = tl.where((token + i >= 0) & (token + i < length), STATES, 0)
-                    tl.store(at_B, tl.sum(own * driven[i][None, :], 1), mask=n < present)
+                    tl.store(dB_ptr + row + n, tl.sum(own * driven[i][None, :], 1), mask=here)
                 else:
                     dB_all += own * driven[i][None, :]
                 if C_ROWS:
-                    at_C = dC_ptr + ((b * blocks + block) * length + token + i) * STATES + n
-                    present = tl.where((token + i >= 0) & (token + i < length), STATES, 0)
-                    tl.store(at_C, tl.sum(seen * dys[i][None, :], 1), mask=n < present)
+                    tl.store(dC_ptr + row + n, tl.sum(seen * dreads[i][None, :], 1), mask=here)
                 else:
-                    dC_all += seen * dys[i][None, :]
+                    dC_all += seen * dreads[i][None, :]
                 dx = (tl.sum(own * B, 0),)
                 exponent = (tl.sum(e * A, 0),)
                 dxs = dxs + dx if REVERSE else dx + dxs
@@ -467,15 +467,15 @@ def backward(
                 dD += tl.sum(dy * u, 1)
             if z_ptr is not None:
                 y = _joined(ys)
+                if SILENT:
+                    y = tl.where(_is_first(token, length, T, REVERSE), 0.0, y)
                 if D_ptr is not None:
                     y += D * u
                 dz = dout * y * gate * (1 + z * (1 - gate))
                 tl.store(_tile_at(dz_ptr, d, token, dz_d, dz_l, T), dz, mask=mask)
             if INITIAL:
                 if s == 0:
-                    tokens = token + tl.arange(0, T)
-                    is_first = tokens == (length - 1 if REVERSE else 0)
-                    du += tl.where(is_first[None, :], tl.sum(G, 0)[:, None], 0.0)
+                    du += tl.where(_is_first(token, length, T, REVERSE), tl.sum(G, 0)[:, None], 0.0)
             ddelta = dx * u + _joined(exponents) * LN_2
             if SOFTPLUS:
                 ddelta *= _settled(tl.where(raw > 20, 1.0, _sigmoid(raw)))

@@ -1,11 +1,11 @@
-"""Vector registers as values in numba functions: 64 bytes, 16 float32 or 8 float64, whatever the machine has.
+"""Vector registers as values in numba functions: 64 bytes, which are 16 float32 or 8 float64, on any machine.
 
-numba compiles loops over scalars and leaves it to LLVM whether, and how widely, they become vector instructions.
-Kernels that are to use whole registers say so with these: a `Vector` is LLVM's own vector type, which becomes one zmm
-register with AVX-512 and two ymm registers with AVX2. Every sum has one order, so the width of the machine changes no
-bit of a result. `load`, `store` and `transpose` take arrays of one axis without gaps, and do not check bounds.
+numba compiles loops over scalars and leaves it to LLVM whether, and how widely, they become vector instructions. A
+kernel that is to use whole registers says so with the functions of this module. A `Vector` is LLVM's own vector type,
+which becomes one zmm register with AVX-512 and two ymm registers with AVX2. Every sum has one order, so the width of the
+machine's registers changes no bit of a result. `load`, `store` and `transpose` take arrays of one axis without gaps, and do not check bounds.
 
-numba's cache on disk knows the file of a kernel but not this one: after a change here, remove the __pycache__ folders.
+numba's cache on disk checks the file of a kernel but not this one. After a change here, remove the __pycache__ folders.
 """
 
 import operator
@@ -26,7 +26,7 @@ I32 = ir.IntType(32)
 
 
 def lanes(dtype: Any) -> int:
-    """Numbers of a dtype, 4 or 8 bytes wide, in a vector."""
+    """Return how many numbers of a dtype, 4 or 8 bytes wide, a vector holds."""
     return BYTES // np.dtype(dtype).itemsize
 
 
@@ -51,7 +51,7 @@ def _row(array: Any) -> bool:
 
 
 def _read(context, builder, array, value, index):
-    """The vector of `array` that begins at `index`. Data are aligned to numbers, not to vectors."""
+    """Load the vector of `array` that begins at `index`; data are aligned to numbers, not to vectors."""
     pointer = _pointer(context, builder, array, value, index)
     return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
@@ -69,7 +69,7 @@ def _pointer(context, builder, array, value, index):
 
 @intrinsic
 def load(context, array, index):
-    """The vector of array[index], array[index + 1], ..."""
+    """Load the vector of array[index], array[index + 1], ..."""
     if not _row(array):
         return None
 
@@ -94,7 +94,7 @@ def store(context, array, index, vector):
 
 @intrinsic
 def prefetch(context, array, index):
-    """Ask for the cache line of array[index], which may lie beyond the array."""
+    """Prefetch the cache line of array[index], which may lie beyond the array."""
     if not _row(array):
         return None
 
@@ -113,7 +113,7 @@ def prefetch(context, array, index):
 
 @intrinsic
 def take(context, counters, index):
-    """counters[index], and one more is there for whichever thread comes next: an atomic addition. int64."""
+    """Return counters[index] (int64) and add one to it atomically, for whichever thread comes next."""
     if not (_row(counters) and counters.dtype == types.int64):
         return None
 
@@ -128,7 +128,7 @@ def take(context, counters, index):
 
 @intrinsic
 def pointer(context, address):
-    """An address, an int64, as a pointer that `numba.carray` takes."""
+    """Return an address, an int64, as a pointer that `numba.carray` takes."""
 
     def codegen(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -138,7 +138,7 @@ def pointer(context, address):
 
 @intrinsic
 def splat(context, number):
-    """A number in every lane."""
+    """Return a vector with the number in every lane."""
     vector = Vector(number)
 
     def codegen(context, builder, signature, arguments):
@@ -151,37 +151,37 @@ def splat(context, number):
 
 @intrinsic
 def multiply(context, a, b):
-    """a b, lane by lane."""
+    """Return a b, lane by lane."""
     return a(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
 
 
 @intrinsic
 def add(context, a, b):
-    """a + b, lane by lane."""
+    """Return a + b, lane by lane."""
     return a(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
 
 
 @intrinsic
 def subtract(context, a, b):
-    """a - b, lane by lane."""
+    """Return a - b, lane by lane."""
     return a(a, b), lambda context, builder, signature, arguments: builder.fsub(*arguments)
 
 
 @intrinsic
 def divide(context, a, b):
-    """a / b, lane by lane."""
+    """Return a / b, lane by lane."""
     return a(a, b), lambda context, builder, signature, arguments: builder.fdiv(*arguments)
 
 
 @intrinsic
 def fma(context, a, b, c):
-    """a b + c, rounded once, lane by lane."""
+    """Return a b + c, rounded once, lane by lane."""
     return a(a, b, c), lambda context, builder, signature, arguments: _llvm(builder, "llvm.fma", arguments)
 
 
 @intrinsic
 def maximum(context, a, b):
-    """The larger of a and b, lane by lane; b where either is NaN."""
+    """Return the larger of a and b, lane by lane, and b where either is NaN."""
 
     def codegen(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
@@ -191,7 +191,7 @@ def maximum(context, a, b):
 
 @intrinsic
 def minimum(context, a, b):
-    """The smaller of a and b, lane by lane; b where either is NaN."""
+    """Return the smaller of a and b, lane by lane, and b where either is NaN."""
 
     def codegen(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
@@ -201,7 +201,7 @@ def minimum(context, a, b):
 
 @intrinsic
 def where_positive(context, a, b, c):
-    """b where a > 0, else c, lane by lane."""
+    """Return b where a > 0 and c elsewhere, lane by lane."""
 
     def codegen(context, builder, signature, arguments):
         zero = ir.Constant(arguments[0].type, [0.0] * signature.args[0].lanes)
@@ -212,13 +212,13 @@ def where_positive(context, a, b, c):
 
 @intrinsic
 def magnitude(context, a):
-    """abs(a), lane by lane."""
+    """Return abs(a), lane by lane."""
     return a(a), lambda context, builder, signature, arguments: _llvm(builder, "llvm.fabs", arguments)
 
 
 @intrinsic
 def totals(context, array, index):
-    """The sums over the lanes of as many vectors as there are lanes, one after the other in `array`, in one vector."""
+    """Return, in one vector, the sum over the lanes of each of as many consecutive vectors as there are lanes."""
     if not _row(array):
         return None
     vector = Vector(array.dtype)
@@ -247,7 +247,7 @@ def totals(context, array, index):
 
 @intrinsic
 def times_power_of_two(context, mantissa, shifted):
-    """mantissa 2^k, lane by lane, by adding k to the exponent's bits; k stands in the lowest bits of `shifted`."""
+    """Return mantissa 2^k, lane by lane, by adding k, the lowest bits of `shifted`, to the exponent's bits."""
 
     def codegen(context, builder, signature, arguments):
         vector = signature.args[0]
@@ -262,7 +262,7 @@ def times_power_of_two(context, mantissa, shifted):
 
 @intrinsic
 def transpose(context, source, begin, step, target, place, stride):
-    """A square of numbers, from rows source[begin + k step] to columns: rows target[place + k stride]."""
+    """Transpose a square of numbers, from rows source[begin + k step] to rows target[place + k stride]."""
     if not (_row(source) and source == target):
         return None
 
@@ -294,9 +294,9 @@ def transpose(context, source, begin, step, target, place, stride):
 
 @intrinsic
 def flush_denormals(context):
-    """From here on this thread takes denormal numbers for 0 and makes none; returns what `restore` wants.
+    """Make this thread take denormal numbers for 0 and produce none; return the argument for `restore`.
 
-    One denormal operand costs a core more than a hundred cycles. Without effect where the machine is not x86.
+    One denormal operand costs a core more than a hundred cycles. This has no effect where the machine is not x86.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -313,7 +313,7 @@ def flush_denormals(context):
 
 @intrinsic
 def restore(context, before):
-    """Treat denormal numbers as before `flush_denormals`."""
+    """Treat denormal numbers as before `flush_denormals` again."""
 
     def codegen(context, builder, signature, arguments):
         state = builder.alloca(I32)
@@ -325,7 +325,7 @@ def restore(context, before):
 
 
 def _control(builder, name, state):
-    """Exchange the control register of x86's vector unit with memory; nothing on another machine."""
+    """Exchange the control register of x86's vector unit with memory; do nothing on another machine."""
     if not builder.module.triple.startswith("x86_64"):
         return
     pointer = builder.bitcast(state, ir.IntType(8).as_pointer())
@@ -334,7 +334,7 @@ def _control(builder, name, state):
 
 
 def _llvm(builder, name, arguments):
-    """LLVM's own function of that name, of vectors of one type."""
+    """Call LLVM's own function of that name on vectors of one type."""
     vector = arguments[0].type
     signature = ir.FunctionType(vector, [vector] * len(arguments))
     suffix = f".v{vector.count}f{32 if vector.element == ir.FloatType() else 64}"
@@ -366,7 +366,7 @@ def _(a, b):
 
 
 def exp2(x):
-    """2^x, lane by lane, for x < 128 (1024 in float64).
+    """Return 2^x, lane by lane, for x < 128 (1024 in float64).
 
     x = k + f with k an integer and |f| <= 1/2; 2^f = 1 + f q(f), q fitted by Remez exchange. 2^0 is exactly 1. Where
     2^x is a normal number the error is under 1 ulp in float32 (the fit's 2e-9, degree 6, and rounding) and in float64
@@ -416,7 +416,7 @@ def _exp2_float64(x):
 
 
 def aligned(size, dtype):
-    """Zeros that begin at a multiple of `BYTES`, so that no vector of them lies across two cache lines."""
+    """Return zeros that begin at a multiple of `BYTES`, so that no vector of them lies across two cache lines."""
     raise NotImplementedError("aligned is for numba functions")
 
 

@@ -16,7 +16,7 @@ GROUP = "correctness"
 ROOT = Path(__file__).parents[3]
 TESTS = (
     *("tests/vmp/scan/test_backends.py", "tests/vmp/scan/test_plain.py", "tests/vmp/scan/test_triton_gpu.py"),
-    "tests/analysis/test_strips_triton.py",
+    "tests/analysis/matrix/test_strips_triton.py",
 )
 ON_DEVICE = "triton or mamba_ssm"
 """Which of these tests run on the device; the others need none, and the CPU's machines run them."""

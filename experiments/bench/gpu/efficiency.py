@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.bench.gpu.models import autocast, clips, configs, flops, in_a_line, parameters
+from experiments.bench.gpu.models import autocast, configs, flops, in_a_line, parameters, random_clips
 from experiments.bench.gpu.timing import clock_of
 from experiments.bench.results import Emit, Row
 from experiments.bench.timing import Call, interleave
@@ -83,7 +83,7 @@ def _point(
         models = {subject: VideoModel(config).eval() for subject, config in both.items()}
     config = both[MAMBA]
     for batch, quantity in ((sizes.batch(config), "throughput"), (1, "latency")):
-        _timed(group, models, clips(config, batch, device), quantity, sizes, device, emit)
+        _timed(group, models, random_clips(config, batch, device), quantity, sizes, device, emit)
 
 
 def _counted(group: str, subject: str, config: ModelConfig, emit: Emit) -> None:

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from analysis.plots import styled
+from experiments.bench.figure import save_figure
 from experiments.bench.gpu.efficiency import ATTENTION, MAMBA
-from experiments.bench.results import Row, Run
+from experiments.bench.results import BenchRun, Row
 
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     MAMBA: {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -23,7 +24,7 @@ PANELS = (("throughput", "throughput (clips/s)", 1.0), ("peak memory", "memory a
 """Quantity, label and divisor of each row of panels; memory is that of a batch over its clips."""
 
 
-def efficiency_points(run: Run, quantity: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def efficiency_points(run: BenchRun, quantity: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """(frames, median) of each subject, by size and subject, in the order of frames; memory by clip."""
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in run.rows:
@@ -44,7 +45,7 @@ def _number(row: Row, name: str) -> float:
 
 
 @styled
-def draw_efficiency(run: Run, folder: Path) -> Path:
+def draw_efficiency(run: BenchRun, folder: Path) -> Path:
     """Draw clips a second and memory a clip against frames, a column a size, as PNG and SVG; the PNG's path.
 
     Raises ValueError where the run timed no model.
@@ -66,11 +67,7 @@ def draw_efficiency(run: Run, folder: Path) -> Path:
         ax.set_xlabel("frames a clip")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    for suffix in ("png", "svg"):
-        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-        figure.savefig(folder / f"efficiency.{suffix}", metadata=metadata)
-    plt.close(figure)
-    return folder / "efficiency.png"
+    return save_figure(figure, folder / "efficiency")
 
 
 def _draw(ax: Axes, curves: Mapping[str, list[tuple[int, float]]], divisor: float) -> None:

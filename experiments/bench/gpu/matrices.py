@@ -67,7 +67,9 @@ def reduce_step(sizes: MatrixSizes, device: str, emit: Emit) -> None:
     inputs = [_draw(sizes, short, index, device) for index in range(min(DISTINCT, sizes.passes))]
     if not problem:
         problem = _at_length(inputs[0], short, emit)
-    _time(sizes, f"reduce frames={short.frames}", bench.SUBJECT, inputs[:1], short, 1, problem, device, emit)
+    _time(
+        sizes, f"reduce frames={short.frames}", bench.ALL_AT_ONCE, inputs[:1], short, 1, problem, device, emit
+    )
     _time(sizes, "32 layers", "32 layers", inputs, short, sizes.passes, problem, device, emit)
     inputs = [_draw(sizes, long, index, device) for index in range(2)]
     if not problem:
@@ -102,7 +104,7 @@ def _gate(sizes: MatrixSizes, device: str, emit: Emit) -> str:
         for a, b in zip(one, other, strict=True)
     )
     inputs = f"B=1, D={matrix.channels}, N={matrix.states}, L={layout.length}, float32"
-    repeated = Check("gate", bench.SUBJECT, "a second pass, to the bit", inputs, gap, 0.0)
+    repeated = Check("gate", bench.ALL_AT_ONCE, "a second pass, to the bit", inputs, gap, 0.0)
     checks = (*bench.check(operator, layout), repeated)
     for found in checks:
         emit(found)
@@ -123,7 +125,7 @@ def _at_length(inputs: ScanInputs, layout: TokenLayout, emit: Emit) -> str:
     got = reduce(operator, [AbsoluteMean()])["AbsoluteMean"][:, rows]
     wanted, _ = exact.weigh(rows, slice(0, L))
     found = Check(
-        "gate", bench.SUBJECT, "last rows of W", inputs.says, deviation(got, wanted), ALLOWED[got.dtype]
+        "gate", bench.ALL_AT_ONCE, "last rows of W", inputs.says, deviation(got, wanted), ALLOWED[got.dtype]
     )
     emit(found)
     return failure((found,))

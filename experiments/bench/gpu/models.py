@@ -1,17 +1,15 @@
 """Whole models that are timed: VideoMambaPro, and self-attention of as many parameters on the same tokens."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import vmp.mixer
+from experiments.bench.peers import scan_left_out
 from vmp.config import ModelConfig, matched_config, named_config
 from vmp.model import VideoModel
 
@@ -56,7 +54,7 @@ def parameters(config: ModelConfig) -> int:
     return by_depth(lambda model: sum(parameter.numel() for parameter in model.parameters()), config)
 
 
-def clips(config: ModelConfig, batch: int, device: str) -> Tensor:
+def random_clips(config: ModelConfig, batch: int, device: str) -> Tensor:
     """Random clips, (batch, channels, T, H, W), float32."""
     size = config.image_size
     return torch.randn(batch, config.channels, config.num_frames, size, size, device=device)
@@ -77,7 +75,7 @@ def flops(config: ModelConfig) -> tuple[int, int]:
 
 def _products(model: VideoModel) -> int:
     with scan_left_out(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(clips(model.config, 1, "meta"))
+        model(random_clips(model.config, 1, "meta"))
     return counter.get_total_flops()
 
 
@@ -90,15 +88,6 @@ def scan_flops(config: ModelConfig) -> int:
     """
     a_state = 8 if config.residual == "elemental" else 7
     return config.token_layout().length * config.d_inner * (a_state * config.d_state + 8)
-
-
-def _its_input(u: Tensor, *args: Any, **options: Any) -> Tensor:
-    return u
-
-
-def scan_left_out() -> contextlib.AbstractContextManager[Any]:
-    """Within it every scan of a mixer gives back its input u, in compiled code too."""
-    return patch.object(vmp.mixer, "selective_scan", _its_input)
 
 
 def autocast(device: str) -> torch.autocast:

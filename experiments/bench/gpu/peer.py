@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from analysis.results import ResultError
+from analysis.files import ResultError
 
 NAME = "selective_scan_cuda"
 """The module that mamba_ssm imports."""

@@ -84,7 +84,7 @@ def probes_step(sizes: ProbeSizes, device: str, emit: Emit) -> None:
         for checkpoint, probe in product(sizes.checkpoints, SAYS)
         for data, on in (("noise", device), ("noise", "reference"), ("nudged", "reference"))
     ]
-    workers = min(len(runs), len(os.sched_getaffinity(0)))
+    workers = 1 if device == "cpu" else min(len(runs), len(os.sched_getaffinity(0)))
     results: dict[Key, Numbers] = {}
     with TemporaryDirectory() as folder:
         _stand_in(Path(folder))

@@ -83,16 +83,16 @@ def main() -> None:
     """What is profiled: forward and backward of both cases, then one pass over the matrix."""
     from experiments.bench import reduce as reduction
     from experiments.bench.inputs import draw
-    from experiments.bench.peers import subjects
+    from experiments.bench.peers import backends
 
     sizes = GpuSizes()
-    subject = next(s for s in subjects("cuda") if s.name == "triton_gpu")
+    first = next(one for one in backends("cuda") if one.name == "triton_gpu")
     for batch, length in sizes.cases:
         inputs = draw(
             *(batch, sizes.channels, sizes.states, length), seed=sizes.seed, dtype=sizes.dtype, device="cuda"
         )
-        subject.call(inputs, "forward")()
-        subject.call(inputs, "forward+backward")()
+        first.call(inputs, "forward")()
+        first.call(inputs, "forward+backward")()
     whole = reduction.ReduceSizes()
     layout = whole.layout(whole.frames[0])
     reduction.one_pass(reduction.operator(whole, layout, sizes.seed, "cuda"), layout)()

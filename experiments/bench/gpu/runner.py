@@ -52,7 +52,7 @@ def show_plan(steps: Sequence[GpuStep], within: float, console: Console) -> None
         console.print(f"  {number}. {step.name} ({step.limit:.0f} s): {step.says}", highlight=False)
 
 
-def run_steps(
+def run_apart(
     steps: Sequence[GpuStep], device: str, recorder: Recorder, within: float, console: Console
 ) -> bool:
     """Run every step that the recorder does not have yet; True where each came to its end.

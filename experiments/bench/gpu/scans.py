@@ -12,9 +12,8 @@ import torch
 from experiments.bench.gate import Gate
 from experiments.bench.gpu.timing import captured, clock_of, device_seconds
 from experiments.bench.inputs import ScanInputs, draw
-from experiments.bench.peers import Subject, subjects
+from experiments.bench.peers import QUANTITIES, Contender, backends, mamba_ssm
 from experiments.bench.results import Emit, Row
-from experiments.bench.scan import QUANTITIES
 from experiments.bench.timing import Call, interleave
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class GpuSizes:
     seed: int = 0
 
 
-TOY = GpuSizes(4, 2, ((2, 9),), 9, 9, torch.bfloat16, 0.001)
+TOY = GpuSizes(4, 2, ((1, 9),), 9, 9, torch.bfloat16, 0.001)
 
 
 def name_of(batch: int, length: int) -> str:
@@ -50,20 +49,26 @@ def name_of(batch: int, length: int) -> str:
     return f"B={batch}, L={length}"
 
 
-def scan_timing(sizes: GpuSizes, device: str, emit: Emit, among: Sequence[Subject] | None = None) -> None:
+def on_device(device: str) -> tuple[Contender, ...]:
+    """Return the contenders of `TIMED`; mamba_ssm's scan is among them on a GPU alone."""
+    others = (mamba_ssm(),) if device == "cuda" else ()
+    return tuple(one for one in (*backends(device), *others) if one.name in TIMED)
+
+
+def scan_timing(sizes: GpuSizes, device: str, emit: Emit, among: Sequence[Contender] | None = None) -> None:
     """Check every subject on the very inputs of each case, then time those that pass.
 
     Args:
         sizes: what is timed.
         device: "cuda", or "cpu" for a rehearsal.
         emit: takes each check and row as soon as it is known.
-        among: the subjects; by default those of `TIMED` that the device knows.
+        among: the contenders; by default those of `on_device`.
     """
-    chosen = tuple(s for s in subjects(device) if s.name in TIMED) if among is None else tuple(among)
+    chosen = on_device(device) if among is None else tuple(among)
     for batch, length in sizes.cases:
         case = ScanCase(sizes, batch, length, device, chosen)
-        for subject in chosen:
-            for check in case.gate.checks(subject):
+        for one in chosen:
+            for check in case.gate.checks(one):
                 emit(check)
         for quantity in QUANTITIES:
             case.time(quantity, emit)
@@ -74,14 +79,14 @@ class ScanCase:
     """One case: its inputs, its gate, and its rows."""
 
     def __init__(
-        self, sizes: GpuSizes, batch: int, length: int, device: str, among: Sequence[Subject]
+        self, sizes: GpuSizes, batch: int, length: int, device: str, among: Sequence[Contender]
     ) -> None:
-        self.sizes, self.device, self.subjects = sizes, device, among
+        self.sizes, self.device, self.contenders = sizes, device, among
         self.group = name_of(batch, length)
         self.inputs = self._draw(batch, length)
         # A loop's gradients take seconds, and what it computes does not depend on L.
         short = self._draw(batch, min(length, sizes.gate_loop))
-        self.gate = Gate(f"gate, {self.group}", lambda subject: short if subject.loops else self.inputs)
+        self.gate = Gate(f"gate, {self.group}", lambda one: short if one.loops else self.inputs)
 
     def _draw(self, batch: int, length: int) -> ScanInputs:
         sizes = self.sizes
@@ -94,28 +99,30 @@ class ScanCase:
 
     def time(self, quantity: str, emit: Emit) -> None:
         """Emit a row of each subject: the device's work alone, in turns; then calls from Python, loops last."""
-        problems = {s.name: self.gate.problem(s) or self._refusal(s, quantity) for s in self.subjects}
-        for subject in self.subjects:
-            if problems[subject.name]:
-                emit(self._row(subject.name, quantity, (), problems[subject.name]))
-        ready = [s for s in self.subjects if not problems[s.name]]
-        calls = {s.name: s.call(self.inputs, quantity) for s in ready if not s.loops}
+        problems = {
+            one.name: self.gate.problem(one) or self._refusal(one, quantity) for one in self.contenders
+        }
+        for name, problem in problems.items():
+            if problem:
+                emit(self._row(name, quantity, (), problem))
+        ready = [one for one in self.contenders if not problems[one.name]]
+        calls = {one.name: one.call(self.inputs, quantity) for one in ready if not one.loops}
         graphs = {name: captured(call, self.device) for name, call in calls.items()}
         clock, budget = clock_of(self.device), self.sizes.budget
         replays = {name: replay for name, (replay, _) in graphs.items()}
         for name, taken in interleave(replays, budget=budget, clock=clock).items():
-            emit(self._row(name, quantity, tuple(one / graphs[name][1] for one in taken)))
+            emit(self._row(name, quantity, tuple(seconds / graphs[name][1] for seconds in taken)))
         for name, taken in interleave(calls, budget=budget / 4, clock=clock).items():
             emit(self._row(name, quantity + CALLED, taken))
-        for subject in ready:
-            if subject.loops:
-                call = {subject.name: subject.call(self.inputs, quantity)}
+        for one in ready:
+            if one.loops:
+                call = {one.name: one.call(self.inputs, quantity)}
                 for name, taken in interleave(call, budget=budget, clock=clock).items():
                     emit(self._row(name, quantity, taken, note="launched from Python, a token at a time"))
 
-    def _refusal(self, subject: Subject, quantity: str) -> str:
+    def _refusal(self, one: Contender, quantity: str) -> str:
         longest = self.sizes.longest_loop
-        if quantity != "forward" and subject.held[0] and self.inputs.u.shape[2] > longest:
+        if quantity != "forward" and one.held[0] and self.inputs.u.shape[2] > longest:
             return f"not timed: its gradients take time that grows as L squared; the longest timed is L={longest}"
         return ""
 
@@ -164,8 +171,8 @@ def _cut_call(
         dtype=sizes.dtype,
         device=device,
     )
-    subject = next(s for s in subjects(device) if s.name == FIRST)
-    return subject.call(inputs, quantity), inputs.says
+    first = next(one for one in backends(device) if one.name == FIRST)
+    return first.call(inputs, quantity), inputs.says
 
 
 def _compile_cut(arguments: tuple[GpuSizes, str, int, int, str, "Plan"]) -> None:

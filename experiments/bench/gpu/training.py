@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from experiments.bench.gpu.models import (
     CLASSES,
     autocast,
-    clips,
     configs,
     in_a_line,
     parameters,
-    scan_left_out,
+    random_clips,
     synchronised,
 )
+from experiments.bench.peers import scan_left_out
 from experiments.bench.results import Check, Emit, Row
 from vmp.config import ModelConfig
 from vmp.model import VideoModel
@@ -30,8 +30,6 @@ SAYS = {
     "parameters equal within 2 %",
     "compiled": "the same subject, each block by torch.compile; otherwise every operation is launched from Python",
 }
-WARM_UP = 2
-"""Steps after the first that are not counted: allocator and caches settle."""
 ALLOWED = 2.0
 """Units of bfloat16's eps of the loss, compiled against eager. Fused code rounds to bfloat16 at other places: some eps
 of a logit in each of 24 blocks, adding up as their root, 5 eps. Fresh logits are about 0.3 and at most 1, the loss
@@ -40,21 +38,25 @@ changes by at most twice what they do, and is ln 400 = 6: 10 / 6 eps of it."""
 
 @dataclass(frozen=True)
 class TrainingSizes:
-    """What is trained: a model's name and fields, clips a step, and how many steps are timed."""
+    """What is trained: a model's name and fields, and clips a step; and how many steps are timed.
+
+    `warm_up` is how many steps after the first are not counted, while allocator and caches settle.
+    """
 
     fields: tuple[tuple[str, Any], ...] = ()
     batch: int = 16
     steps: int = 8
+    warm_up: int = 2
     seed: int = 0
 
     name = "videomambapro_tiny"
 
 
-SMALL = (("num_frames", 2), ("image_size", 32), ("depth", 2), ("d_model", 16), ("d_state", 4))
-TOY = TrainingSizes(SMALL, batch=2, steps=5)
+SMALL = (("num_frames", 2), ("image_size", 16), ("depth", 1), ("d_model", 16), ("d_state", 2))
+TOY = TrainingSizes(SMALL, batch=1, steps=2, warm_up=0)
 
 
-class Subject(NamedTuple):
+class Trained(NamedTuple):
     """A model, whether its scan is left out, and whether its blocks are compiled."""
 
     name: str
@@ -63,15 +65,15 @@ class Subject(NamedTuple):
     compiled: bool = False
 
 
-def subjects(sizes: TrainingSizes) -> list[Subject]:
+def trained(sizes: TrainingSizes) -> list[Trained]:
     """In the order in which they are timed: all eagerly first, as compiling may take the time that is left."""
     mamba, attention = configs(sizes.name, **dict(sizes.fields))
     eager = [
-        Subject(sizes.name, mamba),
-        Subject(f"{sizes.name}, scan left out", mamba, left_out=True),
-        Subject("self-attention", attention),
+        Trained(sizes.name, mamba),
+        Trained(f"{sizes.name}, scan left out", mamba, left_out=True),
+        Trained("self-attention", attention),
     ]
-    return eager + [Subject(f"{each.name}, compiled", *each[1:3], compiled=True) for each in eager]
+    return eager + [Trained(f"{each.name}, compiled", *each[1:3], compiled=True) for each in eager]
 
 
 def training(sizes: TrainingSizes, device: str, emit: Emit) -> None:
@@ -84,9 +86,9 @@ def training(sizes: TrainingSizes, device: str, emit: Emit) -> None:
             the first step took; and a check of each compiled model's first loss against the eager one's.
     """
     losses: dict[str, float] = {}
-    for subject in subjects(sizes):
+    for subject in trained(sizes):
         try:
-            losses[subject.name] = _measure(subject, sizes, device, emit)
+            losses[subject.name] = _train(subject, sizes, device, emit)
         except Exception as error:  # of any kind, out of memory and torch.compile's own: the others go on
             emit(Row(GROUP, subject.name, "step", "s", _case(subject, sizes), problem=in_a_line(error)))
             continue
@@ -97,7 +99,7 @@ def training(sizes: TrainingSizes, device: str, emit: Emit) -> None:
             emit(Check(GROUP, subject.name, "loss", says, gap, ALLOWED))
 
 
-def _measure(subject: Subject, sizes: TrainingSizes, device: str, emit: Emit) -> float:
+def _train(subject: Trained, sizes: TrainingSizes, device: str, emit: Emit) -> float:
     """Emit the subject's rows; its first loss."""
     gc.collect()
     torch.compiler.reset()
@@ -111,7 +113,7 @@ def _measure(subject: Subject, sizes: TrainingSizes, device: str, emit: Emit) ->
         case, note = _case(subject, sizes), _note(subject)
         made = "tracing and compiling among it" if subject.compiled else "kernels of Triton compiled among it"
         emit(Row(GROUP, subject.name, "first step", "s", case, (first,), note=made))
-        for _ in range(WARM_UP):
+        for _ in range(sizes.warm_up):
             step()
         taken = tuple(_timed(step, device)[0] for _ in range(sizes.steps))
     emit(Row(GROUP, subject.name, "step", "s", case, taken, note=note))
@@ -127,11 +129,11 @@ def _measure(subject: Subject, sizes: TrainingSizes, device: str, emit: Emit) ->
     return loss
 
 
-def _step(subject: Subject, sizes: TrainingSizes, device: str) -> Callable[[], float]:
+def _step(subject: Trained, sizes: TrainingSizes, device: str) -> Callable[[], float]:
     """One update of a fresh model on the same clips; it gives the loss."""
     with torch.device(device):
         model = VideoModel(subject.config).train()
-    videos = clips(subject.config, sizes.batch, device)
+    videos = random_clips(subject.config, sizes.batch, device)
     labels = torch.randint(CLASSES, (sizes.batch,), device=device)
     if subject.compiled:
         for layer in model.layers:
@@ -160,7 +162,7 @@ def _timed(step: Callable[[], float], device: str) -> tuple[float, float]:
     return time.perf_counter() - start, loss
 
 
-def _case(subject: Subject, sizes: TrainingSizes) -> dict[str, Any]:
+def _case(subject: Trained, sizes: TrainingSizes) -> dict[str, Any]:
     config = subject.config
     return {
         "parameters": parameters(config),
@@ -172,7 +174,7 @@ def _case(subject: Subject, sizes: TrainingSizes) -> dict[str, Any]:
     }
 
 
-def _note(subject: Subject) -> str:
+def _note(subject: Trained) -> str:
     if not subject.left_out:
         return ""
     said = "every scan answered by its input u; its gate goes too, and no gradient of delta, B and C is taken"

@@ -1,20 +1,18 @@
-"""`python -m analysis.compare` on small checkpoints: whole outputs, and every kind of wrong request in one line."""
+"""`vmp compare` on small checkpoints: whole outputs, interruption, and every kind of wrong request in one line."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from analysis.compare import __main__ as cli
-from analysis.compare import faithful, plots
-from analysis.compare.result import CompareResult
-from analysis.compare.run import model_names
-from analysis.decay import __main__ as decay
-from analysis.decay.result import DecayResult
-from analysis.results import from_json, load, to_json
+import analysis
+from analysis import cli
+from analysis.compare.compare import model_names
+from analysis.draw import plot_side
+from analysis.relevance import Relevance
 from analysis.tables import number
 from tests.analysis.models import TINY
 from tests.analysis.test_families import timesformer, videomae
@@ -22,64 +20,67 @@ from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
 
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ckpt")
-    paths = {}
-    for variant, fields in (("paper", {}), ("attention", {}), ("short", {"num_frames": 2})):
-        torch.manual_seed(0)
-        kind = "paper" if variant == "short" else variant
-        model = create_model("vmp_micro", variant=kind, num_classes=6, **{**TINY, **fields})
-        paths[variant] = folder / f"tiny_{variant}.safetensors"
-        save_checkpoint(model, paths[variant])
-    return paths
-
-
-def run(*arguments):
-    return cli.main([*map(str, arguments)])
-
-
 RESIDUALS = ("transitivity_residual", "transitivity_unmasked")
 FAST = ("--bootstrap", 100, "--random-orders", 2)
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ckpt")
+    kinds = {
+        "paper": {"variant": "paper"},
+        "attention": {"variant": "attention"},
+        "short": {"variant": "paper", "num_frames": 2},
+        "headless": {"variant": "paper", "num_classes": 0},
+    }
+    for name, fields in kinds.items():
+        torch.manual_seed(0)
+        model = create_model("vmp_micro", **{"num_classes": 6, **TINY, **fields})
+        save_checkpoint(model, folder / f"tiny_{name}.safetensors")
+    return {name: folder / f"tiny_{name}.safetensors" for name in kinds}
+
+
+def run(*paths, flags=()):
+    given = [part for path in paths for part in ("--ckpt", path)]
+    return cli.main(["compare", *map(str, (*given, *flags))])
+
+
+def wrong(capsys, *paths, flags=()):
+    assert run(*paths, flags=flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
 def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
     out = tmp_path / "both"
-    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"], "--clips", 2, *FAST)
-    assert run(*flags, "--out", out) == 0
+    flags = ("--clips", 2, *FAST, "--out", out)
+    assert run(checkpoints["paper"], checkpoints["attention"], flags=flags) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    result = load(CompareResult, out / "result.json")
-    assert [model.name for model in result.models] == ["paper", "attention"]
-    assert len(result.clips) == 2
-    scan, attention = result.models
-    assert scan.decay.scopes == attention.decay.scopes == ("contribution",)
-    assert attention.decay.directions == ("both", "both j<=i", "both j>=i")
-    assert attention.contradiction.probed.directions == ("both",)
+    result = analysis.load(out)
+    assert result.models == ("paper", "attention")
+    assert result.n_clips == 2
+    assert result.scopes == ("contribution",)
+    assert result.directions("decay", "attention") == ("both", "both j<=i", "both j>=i")
+    assert result.directions("contradiction", "attention") == ("both",)
     # Masked, 1 by structure: what stands beside the others is of the same scan without its mask.
-    masked = [
-        scan.contradiction.probed.measurement(1, "backward", "contribution", q).value for q in RESIDUALS
-    ]
+    masked = [result.number(q, 1, "backward", "contribution", "paper").value for q in RESIDUALS]
     assert masked[0] == pytest.approx(1)
     assert masked[1] < 0.99
     (line,) = [line for line in text.splitlines() if line.split()[:3] == ["1", "paper", "backward"]]
     assert number(masked[1]) in line.split()
     assert number(masked[0]) not in line.split()
-    assert "control" not in " ".join(result.notes)
-    with (out / "compare.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    half = scan.decay.measurement(1, "forward", "contribution", "decay_index_tokens")
-    (found,) = [
-        row
-        for row in rows
-        if (row["model"], row["layer"], row["direction"], row["quantity"])
-        == ("paper", "1", "forward", "decay_index_tokens")
-    ]
-    assert float(found["value"]) == half.value
-    area = attention.faithfulness.measurement("tube", "gradient", "deletion_area").value
-    assert any(row["model"] == "attention" and row["value"] == repr(area) for row in rows)
+    assert "control" not in " ".join(result.provenance.notes)
+    table = (
+        pd.read_csv(out / "summary.csv").set_index(["model", "quantity", "layer", "direction"]).sort_index()
+    )
+    index = result.number("decay_index_tokens", 1, "forward", "contribution", "paper")
+    assert table.loc["paper", "decay_index_tokens", 1, "forward"]["value"].tolist() == [index.value]
+    area = result.number("deletion_area", model="attention", part="tube", ranking="gradient").value
+    assert area in table.loc["attention", "deletion_area"]["value"].tolist()
     figures = {path.stem for path in (out / "figures").glob("*.png")}
     assert {"decay_index_tokens", "contradictory_mass", "faithfulness", "deletion_tube"} <= figures
     for path in (out / "figures").glob("*.png"):
@@ -87,12 +88,15 @@ def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both"]
 
 
-def test_one_clip_and_clips_of_different_shape_are_said(checkpoints, capsys):
-    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["short"], "--clips", 1, *FAST)
-    assert run(*flags) == 0
+def test_one_clip_another_shape_and_no_head_are_said(checkpoints, tmp_path, capsys):
+    names = ("paper", "short", "headless")
+    flags = ("--clips", 1, *FAST, "--out", tmp_path / "out")
+    assert run(*(checkpoints[name] for name in names), flags=flags) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "One clip was shown: there are no intervals over clips." in said
     assert "paper 4 frames of 32 pixels, short 2 frames of 32 pixels" in said
+    assert "Relevance of headless has gaps: no head" in said
+    assert (tmp_path / "out" / "figures" / "deletion_tube.png").exists()
 
 
 def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoints, tmp_path, capsys):
@@ -100,97 +104,76 @@ def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoint
     for name, model in made.items():
         model.float().save_pretrained(tmp_path / name)
     capsys.readouterr()
-    names = [checkpoints["paper"], *(tmp_path / name for name in made)]
-    flags = [part for path in names for part in ("--ckpt", path)]
-    assert run(*flags, "--clips", 2, "--layers", 1, *FAST, "--json") == 0
-    result = from_json(CompareResult, capsys.readouterr().out)
-    _, joint, divided = result.models
-    assert divided.contradiction.probed.directions == ("time", "space")
-    assert "tiny_paper 16 in each of 4, videomae 4 in each of 2, divided 4 in each of 3." in result.notes[1]
+    flags = ("--clips", 2, "--layers", 1, "--bootstrap", 100)
+    folders = [tmp_path / name for name in made]
+    more = ("--random-orders", 2, "--out", tmp_path / "out")
+    assert run(checkpoints["paper"], *folders, flags=(*flags, *more)) == 0
+    result = analysis.load(tmp_path / "out")
+    assert result.directions("contradiction", "divided") == ("time", "space")
+    (grids,) = [note for note in result.provenance.notes if note.startswith("Tokens a frame")]
+    assert "tiny_paper 16 in each of 4, videomae 4 in each of 2, divided 4 in each of 3." in grids
     # Beside another model a folder's numbers are those that it has alone.
-    flags = ["--ckpt", str(tmp_path / "videomae"), "--clips", "2", "--scope", "contribution", "--layers", "1"]
-    assert decay.main([*flags, "--bootstrap", "100", "--json"]) == 0
-    assert from_json(DecayResult, capsys.readouterr().out).measurements == joint.decay.measurements
+    alone = ["--ckpt", folders[0], *flags, "--scope", "contribution", "--out", tmp_path / "alone"]
+    assert cli.main(["decay", *map(str, alone)]) == 0
+    mine, its = (
+        each.summary(measure="decay").query("model == 'videomae'").reset_index(drop=True)
+        for each in (result, analysis.load(tmp_path / "alone"))
+    )
+    pd.testing.assert_frame_equal(mine, its, check_exact=True)
     # Time relates a patch with itself in other frames: no pair of neighbours, and a gap in place of its half-life.
-    half = divided.decay.measurement(1, "time", "contribution", "half_life_tokens")
-    assert (half.value, half.note) == (None, "no weight at lag 1")
+    half = result.number("half_life_tokens", 1, "time", "contribution", "divided")
+    assert np.isnan(half.value)
+    assert half.note == "no weight at lag 1"
     # Of divided attention the measure is of triples that it relates, where it is no 1 by structure.
-    residual = divided.contradiction.probed.measurement(
-        1, "time", "contribution", "transitivity_residual"
-    ).value
-    assert 0 < residual < 0.99
-    drawn = {direction for direction, _ in plots._rows(divided, "transitivity_unmasked", "forward")}
-    assert drawn == {"time", "space"}
+    assert 0 < result.number(RESIDUALS[0], 1, "time", "contribution", "divided").value < 0.99
+    labels = plot_side(result, RESIDUALS[1], "forward").get_legend_handles_labels()[1]
+    assert {label for label in labels if label.startswith("divided")} == {"divided, time", "divided, space"}
 
 
-def test_an_interrupted_comparison_goes_on_and_ends_alike(checkpoints, tmp_path, capsys, monkeypatch):
-    flags = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"], "--clips", 2, "--layers", 1)
-    flags = (*flags, *FAST, "--json")
-    assert run(*flags) == 0
-    wanted = from_json(CompareResult, capsys.readouterr().out)
-    out, done, again = tmp_path / "both", [], []
+def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, tmp_path, capsys, monkeypatch):
+    both = (checkpoints["paper"], checkpoints["attention"])
+    flags = ("--clips", 2, *FAST)
+    assert run(*both, flags=(*flags, "--out", tmp_path / "whole")) == 0
+    out, seen, again = tmp_path / "both", [], []
+    one_clip = Relevance.per_clip
 
     def stopping(*arguments):
-        if len(done) == 3:  # Both clips of the first model are done, and one of the second.
+        if len(seen) == 3:  # Both clips of the first model are done, and one of the second.
             raise KeyboardInterrupt
-        done.append(arguments)
+        seen.append(arguments)
         return one_clip(*arguments)
 
-    one_clip = faithful._one_clip
     with monkeypatch.context() as patch:
-        patch.setattr(faithful, "_one_clip", stopping)
-        assert run(*flags, "--out", out) == 130
-    assert "the same command goes on" in capsys.readouterr().err
-    probes = ("contradiction", "decay", "deletion")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"both.unfinished-{index}-{probe}" for index in (0, 1) for probe in probes
-    ]
-    monkeypatch.setattr(faithful, "_one_clip", lambda *a: again.append(a) or one_clip(*a))
-    assert run(*flags, "--out", out) == 0
-    found = from_json(CompareResult, capsys.readouterr().out)
+        patch.setattr(Relevance, "per_clip", stopping)
+        assert run(*both, flags=(*flags, "--out", out)) == 130
+    assert "same command" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.unfinished", "whole"]
+    monkeypatch.setattr(Relevance, "per_clip", lambda *given: again.append(given) or one_clip(*given))
+    assert run(*both, flags=(*flags, "--out", out)) == 0
     assert len(again) == 1
-    for one, other in zip(found.models, wanted.models, strict=True):
-        assert to_json(one.faithfulness) == to_json(other.faithfulness)
-        assert one.decay.measurements == other.decay.measurements
-        assert one.contradiction.probed.measurements == other.contradiction.probed.measurements
-    assert [path.name for path in tmp_path.iterdir()] == ["both"]
+    assert analysis.load(out).data.equals(analysis.load(tmp_path / "whole").data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both", "whole"]
 
 
 def test_a_folder_of_others_is_left_alone(checkpoints, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    both = ("--ckpt", checkpoints["paper"], "--ckpt", checkpoints["attention"])
-    error = wrong(capsys, *both, "--clips", 1, *FAST, "--out", tmp_path / "mine")
+    flags = ("--clips", 1, *FAST, "--out", tmp_path / "mine")
+    error = wrong(capsys, checkpoints["paper"], checkpoints["attention"], flags=flags)
     assert "holds 'thesis.tex', which no earlier run wrote" in error
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def wrong(capsys, *arguments):
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
-
-
 def test_wrong_requests_are_one_line(checkpoints, tmp_path, capsys):
     paper = checkpoints["paper"]
-    assert "a comparison needs two" in wrong(capsys, "--ckpt", paper)
-    assert "no.pt" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "no.pt")
+    assert "a comparison needs two" in wrong(capsys, paper)
+    assert "no.pt" in wrong(capsys, paper, tmp_path / "no.pt")
     torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
-    assert "is a language model" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "lm.pth")
+    assert "is a language model" in wrong(capsys, paper, tmp_path / "lm.pth")
     torch.save({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "resnet.pth")
-    assert "resnet.pth" in wrong(capsys, "--ckpt", paper, "--ckpt", tmp_path / "resnet.pth")
-    assert "--layers '7'" in wrong(capsys, "--ckpt", paper, "--ckpt", paper, "--layers", "7", "--clips", 1)
-    assert "scope" in wrong(capsys, "--ckpt", paper, "--ckpt", paper, "--scope", "ssm")
-
-
-def test_a_model_without_a_head_has_a_stated_gap(checkpoints, tmp_path, capsys):
-    headless = tmp_path / "features.safetensors"
-    save_checkpoint(create_model("vmp_micro", variant="paper", num_classes=0, **TINY), headless)
-    flags = ("--ckpt", checkpoints["paper"], "--ckpt", headless, "--clips", 1, *FAST)
-    assert run(*flags, "--out", tmp_path / "out") == 0
-    assert "features: no head" in " ".join(capsys.readouterr().out.split())
+    assert "resnet.pth" in wrong(capsys, paper, tmp_path / "resnet.pth")
+    assert "--layers '7'" in wrong(capsys, paper, paper, flags=("--layers", 7, "--clips", 1))
+    assert "scope" in wrong(capsys, paper, paper, flags=("--scope", "ssm"))
 
 
 def test_names_drop_what_all_begin_with(tmp_path):
@@ -201,8 +184,6 @@ def test_names_drop_what_all_begin_with(tmp_path):
     assert names("a/x.pt", "b/x.pt") == ["x (1)", "x (2)"]
     assert names("best.pt", "last.pt") == ["best", "last"]
     assert names("run_a.pt", "run.pt") == ["run_a", "run"]
+    # A folder has no ending.
     (tmp_path / "videomae-v1.5").mkdir()
-    assert names(tmp_path / "videomae-v1.5", "vivit.b") == [
-        "videomae-v1.5",
-        "vivit",
-    ]  # A folder has no ending.
+    assert names(tmp_path / "videomae-v1.5", "vivit.b") == ["videomae-v1.5", "vivit"]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.capture import AttentionCapture
-from analysis.weights import scoped
+from analysis.matrix.scopes import scoped
 from tests.analysis.reference import impulse_matrix
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vmp
-from experiments.runs import write_text
+from analysis.files import write_text
 from experiments.train import TrainConfig
 from tests.experiments.training.small import (
     CONFIG,

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import vmp
+from analysis.files import write_text
 from experiments.data import VideoViews, read_list
 from experiments.evaluate import evaluate
-from experiments.runs import write_text
 from experiments.train import Stopped, TrainConfig, train
 from tests.experiments.training.small import ENVIRONMENT, LAUNCH, TINY, interrupt, metrics, run_cli, same_bits
 from tests.experiments.videos import write_list, write_pans

@@ -120,9 +120,12 @@ OPTIONS = {
     "grouped C": {"C": ...},
     "mask, initial": {"mask_diagonal": True, "residual": "initial"},
     "mask, elemental, h0": {"mask_diagonal": True, "residual": "elemental", "h0": ...},
+    "skip_only, initial": {"mask_diagonal": True, "masked_first_step": "skip_only", "residual": "initial"},
+    "skip_only, D, h0": {"mask_diagonal": True, "masked_first_step": "skip_only", "D": ..., "h0": ...},
+    "skip_only, no mask": {"masked_first_step": "skip_only", "h0": ...},
     "all": {
         "D": ..., "z": ..., "delta_bias": ..., "delta_softplus": True, "h0": ..., "mask_diagonal": True,
-        "residual": "elemental", "reverse": True, "B": ..., "C": ...,
+        "masked_first_step": "skip_only", "residual": "elemental", "reverse": True, "B": ..., "C": ...,
     },
 }  # fmt: skip
 

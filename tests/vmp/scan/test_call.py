@@ -57,6 +57,10 @@ REFUSED = {
         {"residual": "first"},
         r"^residual: met 'first', wanted one of 'none', 'initial', 'elemental'$",
     ),
+    "first step": (
+        {"masked_first_step": "skip"},
+        r"^masked_first_step: met 'skip', wanted one of 'carry', 'skip_only'$",
+    ),
     "two first states": (
         {"residual": "initial", "h0": torch.zeros(2, 6, 3)},
         r"^h0: met together with residual",
@@ -79,9 +83,6 @@ def test_refused(case: str) -> None:
 def test_not_a_tensor(name: str) -> None:
     with pytest.raises(TypeError, match=rf"^{name}: met list, wanted a torch.Tensor$"):
         selective_scan(**arguments(**{name: [1.0]}))
-
-
-def test_missing_tensor() -> None:
     with pytest.raises(TypeError, match=r"^B: met NoneType, wanted a torch.Tensor$"):
         selective_scan(**arguments(B=None))
 

@@ -18,12 +18,13 @@ from vmp.config import named_config
 from vmp.model import Block
 from vmp.scan import numba_cpu
 
-# As on a GPU, where "auto" comes to Triton.
-if sys.argv[3:]:
+scan, dtype, variant, *as_on_a_gpu = sys.argv[1:]
+if as_on_a_gpu:
+    # There "auto" comes to Triton.
     numba_cpu.supports = lambda call: f"u is on {call.u.device}"
-scan, half = sys.argv[1], sys.argv[2] == "bfloat16"
+half = dtype == "bfloat16"
 torch.manual_seed(0)
-config = named_config("vmp_micro", variant="paper", d_model=8, d_state=2)
+config = named_config("vmp_micro", variant=variant, d_model=8, d_state=2)
 eager = [Block(config, 0.0) for _ in range(2)]
 for block in eager:
     block.mixer.backend = scan
@@ -53,9 +54,13 @@ with torch.no_grad():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("triton_gpu", "float32"),
-        ("auto", "bfloat16", "as on a GPU"),
-        ("auto", "float32"),  # the CPU's compiled backend cannot be traced, so it is the portable one
+        ("triton_gpu", "float32", "paper"),
+        ("auto", "bfloat16", "released", "as on a GPU"),
+        (
+            "auto",
+            "float32",
+            "paper",
+        ),  # the CPU's compiled backend cannot be traced, so it is the portable one
     ],
 )
 def test_compiled_as_eager(arguments: tuple[str, ...]) -> None:
@@ -64,7 +69,7 @@ def test_compiled_as_eager(arguments: tuple[str, ...]) -> None:
 
 
 def test_a_backend_that_cannot_be_traced_says_so() -> None:
-    done = compiled("numba_cpu", "float32")
+    done = compiled("numba_cpu", "float32", "paper")
     assert done.returncode == 1
     assert (
         "'numba_cpu' cannot serve this call: torch.compile cannot trace a call of numba's code" in done.stderr

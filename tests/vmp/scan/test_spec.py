@@ -1,6 +1,4 @@
-"""The definition against math.md by two other routes: the recurrence in scalars, and the matrix of section
-2.
-"""
+"""The definition against math.md by two other routes: the recurrence in scalars, and the matrix of section 2."""
 
 import math
 from typing import Any
@@ -17,9 +15,7 @@ Array = np.ndarray
 
 
 def as_numpy(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with arrays for tensors, B and C for every channel and step, delta after bias and
-    softplus.
-    """
+    """Return the arguments as arrays, with B and C for every channel and step, and delta after bias and softplus."""
     arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     batch, channels, length = arrays["u"].shape
     for name in ("B", "C"):
@@ -39,7 +35,7 @@ def as_numpy(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(y: Array, arrays: dict[str, Any]) -> Array:
-    """The direct path and the gate."""
+    """Apply the direct path and the gate."""
     if arrays["D"] is not None:
         y = y + arrays["D"][:, None] * arrays["u"]
     if arrays["z"] is not None:
@@ -48,7 +44,7 @@ def finish(y: Array, arrays: dict[str, Any]) -> Array:
 
 
 def by_scalars(arrays: dict[str, Any]) -> tuple[Array, Array]:
-    """Section 1, a number at a time."""
+    """Run the recurrence of section 1, one number at a time."""
     u, delta, A, B, C = (arrays[name] for name in ("u", "delta", "A", "B", "C"))
     batch, channels, length = u.shape
     states = A.shape[1]
@@ -62,7 +58,7 @@ def by_scalars(arrays: dict[str, Any]) -> tuple[Array, Array]:
             h = u[b, d, order[0]]
         for t in order:
             decay = math.exp(delta[b, d, t] * A[d, n])
-            if arrays["mask_diagonal"]:
+            if arrays["mask_diagonal"] and (t != order[0] or arrays["masked_first_step"] == "carry"):
                 y[b, d, t] += C[b, d, n, t] * decay * h
             if arrays["residual"] == "elemental":
                 h = decay * (h + u[b, d, t])
@@ -76,7 +72,7 @@ def by_scalars(arrays: dict[str, Any]) -> tuple[Array, Array]:
 
 
 def by_matrix(arrays: dict[str, Any]) -> Array:
-    """Section 2: alpha u + beta, from sums of delta between the two tokens of each entry."""
+    """Return alpha u + beta of section 2, from sums of delta between the two tokens of each entry."""
     flip = -1 if arrays["reverse"] else 1
     u, delta, B, C = (arrays[name][..., ::flip] for name in ("u", "delta", "B", "C"))
     A = arrays["A"]
@@ -97,6 +93,8 @@ def by_matrix(arrays: dict[str, Any]) -> Array:
         if arrays["h0"] is not None:
             decay = np.exp(A * delta[:, :, : i + 1].sum(-1)[..., None])
             y[:, :, i] += (C[..., i] * decay * arrays["h0"]).sum(-1)
+    if arrays["mask_diagonal"] and arrays["masked_first_step"] == "skip_only":
+        y[:, :, 0] = 0
     return finish(y[..., ::flip], arrays)
 
 
@@ -115,9 +113,9 @@ def test_matrix(arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("mask_diagonal", [False, True])
+@pytest.mark.parametrize("mask", ["none", "carry", "skip_only"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_against_finite_differences(residual: str, mask_diagonal: bool, reverse: bool) -> None:
+def test_gradients_against_finite_differences(residual: str, mask: str, reverse: bool) -> None:
     make = Maker(11, torch.float64)
     given_state = residual != "initial"
     tensors = {
@@ -131,12 +129,9 @@ def test_gradients_against_finite_differences(residual: str, mask_diagonal: bool
         "delta_bias": make.normal(2),
         **({"h0": make.normal(1, 2, 3)} if given_state else {}),
     }
-    options = {
-        "residual": residual,
-        "mask_diagonal": mask_diagonal,
-        "reverse": reverse,
-        "delta_softplus": True,
-    }
+    options = {"residual": residual, "reverse": reverse, "delta_softplus": True}
+    if mask != "none":
+        options |= {"mask_diagonal": True, "masked_first_step": mask}
 
     def function(*values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         named = dict(zip(tensors, values, strict=True))
@@ -162,6 +157,11 @@ def test_worked_example() -> None:
     assert scan(mask_diagonal=True) == pytest.approx([10, 20.5])
     # h: 1 -> 0.5 + 1 -> 0.75 + 2
     assert scan(residual="initial") == pytest.approx([11.5, 22.75])
+    # the decayed state alone: 0.5, 0.75; where the first step is silent, its 0.5 is not read
+    assert scan(residual="initial", mask_diagonal=True) == pytest.approx([10.5, 20.75])
+    silent: dict[str, Any] = {"residual": "initial", "masked_first_step": "skip_only"}
+    assert scan(**silent, mask_diagonal=True) == pytest.approx([10, 20.75])
+    assert scan(**silent) == scan(residual="initial")
     # h: 0 -> 0.5 + 1 -> (1.5 + 2) / 2 + 2
     assert scan(residual="elemental") == pytest.approx([11.5, 23.75])
     # h: 0 -> 2 -> 1 + 1

@@ -1,1 +1,0 @@
-"""What stands behind `analysis.theory`, which is the module to import."""

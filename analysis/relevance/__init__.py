@@ -1,0 +1,5 @@
+"""Relevance: what a whole model's prediction rests on, by several rankings, and how faithful each is to the model."""
+
+from analysis.relevance.measure import RANKINGS, Relevance, relevance
+
+__all__ = ["RANKINGS", "Relevance", "relevance"]

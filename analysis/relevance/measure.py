@@ -1,0 +1,282 @@
+"""Relevance of a whole model: rankings of a clip's parts, tested by deletion (docs/math.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from analysis.capture import Captured, Family, family_of, record
+from analysis.capture.recorder import Layout
+from analysis.intervals import mean_over_clips
+from analysis.matrix.scopes import SCOPES
+from analysis.measure import Measure, ModelView, Quantity, layout_gap
+from analysis.relevance.deletion import PARTS, area, deletion_curve, order_of, part_count, part_scores
+from analysis.relevance.gradient import by_token, one_hot_directions, pixel_gradient, receptive_field
+from analysis.relevance.rollout import Rollout, read_out
+from vmp.layout import TokenLayout
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from analysis.result import Result
+
+RANDOM = "random"
+RANKINGS: Mapping[str, str] = {
+    **{f"rollout {scope}": f"rollout over layers, scope {scope}" for scope in SCOPES},
+    **{f"last row {scope}": f"read-out row of the last layer, scope {scope}" for scope in SCOPES},
+    "gradient": "norm of the logit's gradient in the token's pixels",
+    "gradient x change": "gradient times what removal changes: the first-order drop of the logit",
+    RANDOM: "orders drawn at random",
+}
+"""Each ranking of tokens by their relevance to the prediction, in words; random orders come last."""
+
+NO_FRAMES = "a plain sequence has no frames"
+NO_HEAD = "no head, and so no prediction that deletion could change"
+NOT_FINITE = "the model's output is not finite"
+REFERENCE = "random orders are what the other rankings are compared with"
+
+CAPTION = (
+    "Each number is the area under the probability of the model's own class as parts of the clip are removed, the "
+    "part that is ranked highest first. The lower the area, the more faithful the ranking. In brackets stands the "
+    "area less that of random orders of the same clips; * marks a difference whose 95 % interval over clips excludes "
+    "zero. The intervals are not corrected for their number."
+)
+
+
+class NoPrediction(ValueError):
+    """A model whose output is no prediction of a clip's class, so that nothing in the clip is relevant to one."""
+
+
+def relevance(
+    model: nn.Module,
+    clip: Float[Tensor, "3 T H W"],
+    *,
+    family: Family | str | None = None,
+    layout: Layout | None = None,
+) -> tuple[dict[str, Float[Tensor, " patches"]], TokenLayout, int, float]:
+    """The relevance of each patch token to the class that the model gives a clip, by every ranking but random.
+
+    Args:
+        model: With a head, in evaluation mode.
+        clip: One clip as the model takes it, on its device.
+        family: How the model's mixers are found, where its class is not known: a `Family` or the name of one.
+        layout: Where class tokens, frames and patches lie, where the family cannot know it.
+
+    Returns:
+        The values of tokens by ranking, the layout, the class, and the probability that the model gives it.
+
+    Raises:
+        NoPrediction: A ValueError. The model has no head, or its sequence has no frames.
+    """
+    found = family_of(model, family)
+    rollouts = {scope: Rollout(scope) for scope in SCOPES}
+    layouts: list[TokenLayout] = []
+
+    def take(capture: Captured) -> None:
+        if not capture.layout.is_video:
+            raise NoPrediction(NO_FRAMES)
+        layouts.append(capture.layout)
+        for rollout in rollouts.values():
+            rollout.take(capture)
+
+    with torch.no_grad(), record(model, sink=take, layout=layout, family=found):
+        logits = found.run(model, clip[None])
+    # A module without a configuration of its classes is taken at its output: one row of numbers is one of logits.
+    if logits.ndim != 2 or getattr(getattr(model, "config", None), "num_classes", 1) == 0:
+        raise NoPrediction(NO_HEAD)
+    layout, target = layouts[-1], int(logits[0].argmax())
+    directions = one_hot_directions(logits.argmax(1), logits.shape[1])
+    gradient = pixel_gradient(model, clip[None], directions, family=found)
+    change = clip - clip.mean((1, 2, 3), keepdim=True)
+    patches = layout.patch_positions()
+    # Rows before columns: `last` is gone once the product is taken.
+    rows = {f"last row {scope}": read_out(r.last(), layout) for scope, r in rollouts.items()}
+    rows |= {f"rollout {scope}": read_out(r.matrix(), layout) for scope, r in rollouts.items()}
+    tokens = {name: row[0, patches.to(row.device)].cpu() for name, row in rows.items()}
+    tokens["gradient"] = receptive_field(gradient, layout).tokens[0].cpu()
+    tokens["gradient x change"] = by_token((gradient[:, 0] * change).double().sum(1), layout)[0].cpu()
+    return tokens, layout, target, float(logits.double().softmax(-1)[0, target])
+
+
+@final
+@dataclass(frozen=True)
+class Relevance(Measure):
+    """Which parts of a clip a model's prediction rests on, by several rankings, and how faithful each of them is.
+
+    Args:
+        random_orders: Orders drawn at random for each clip and kind of part.
+
+    Raises:
+        ValueError: There is not even one random order.
+    """
+
+    random_orders: int = 10
+
+    name = "relevance"
+    title = "Relevance"
+    level = "model"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "deletion_area": Quantity(
+            "probability", "deletion area", "patches", ("part", "ranking"), listed=True
+        ),
+        "deletion_area_less_random": Quantity(
+            "probability", "deletion area less random orders", "patches", ("part", "ranking"), listed=True
+        ),
+        **{
+            f"deletion_curve_{part}": Quantity(
+                "probability",
+                f"probability of the model's own class by {part}s removed",
+                "patches",
+                ("ranking", f"{part}s_removed"),
+            )
+            for part in PARTS
+        },
+        "relevance_by_frame": Quantity(
+            "fraction", "share of relevance by frame", "patches", ("ranking", "key_frame")
+        ),
+    }
+    kept: ClassVar[Mapping[str, tuple[str, ...]]] = {"predicted_class": (), "predicted_probability": ()}
+    coordinates: ClassVar[Mapping[str, Sequence[Any]]] = {"part": PARTS, "ranking": tuple(RANKINGS)}
+
+    def __post_init__(self) -> None:
+        if self.random_orders < 1:
+            raise ValueError(f"random_orders is {self.random_orders}; at least one is needed to compare with")
+
+    @property
+    def plots(self) -> Mapping[str, Callable[..., Any]]:
+        from analysis.relevance.plots import PLOTS
+
+        return PLOTS
+
+    def figures(self, result: Result, model: str) -> Mapping[str, Callable[[], Figure]]:
+        from analysis.relevance.plots import figures
+
+        return figures(result, [model])
+
+    def per_clip(self, view: ModelView, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Curves and areas of one clip; nothing where there is no prediction, which `gap` explains."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        if view.sample.tokens.ndim != 4:
+            return {}
+        try:
+            tokens, layout, target, probability = relevance(
+                view.model, view.clip, family=view.family, layout=view.layout
+            )
+        except NoPrediction:
+            return {}
+        found = {"predicted_class": target, "predicted_probability": probability}
+        found["relevance_by_frame"] = _by_frame(tokens, layout)
+        areas = np.full((len(PARTS), len(RANKINGS)), np.nan)
+        for place, part in enumerate(PARTS):
+            if part_count(part, layout) == 1:  # The whole clip is one part: there is no order.
+                continue
+            ordered = [order_of(part_scores(values, part, layout), generator) for values in tokens.values()]
+            drawn = [torch.randperm(len(ordered[0]), generator=generator) for _ in range(self.random_orders)]
+            orders = torch.stack(ordered + drawn)
+            curves = deletion_curve(view.model, view.clip, orders, part, layout, target, family=view.family)
+            named = dict(zip(tokens, curves, strict=False)) | {RANDOM: curves[len(tokens) :].mean(0)}
+            curves = torch.stack([named[name] for name in RANKINGS])
+            found[f"deletion_curve_{part}"] = curves
+            areas[place] = area(curves).numpy()
+        less = areas - areas[:, -1:]
+        less[:, -1] = np.nan
+        return {**found, "deletion_area": areas, "deletion_area_less_random": less}
+
+    def summarise(
+        self, clips: xarray.Dataset, weights: Float[np.ndarray, "R n"] | None
+    ) -> Mapping[str, np.ndarray]:
+        """Means over clips. Differences to random orders are paired: resamples draw clips, not orders."""
+        draws = 1 if weights is None else len(weights)
+        found = {}
+        for name, quantity in self.quantities.items():
+            if name not in clips:
+                if quantity.listed:
+                    found[name] = np.full((draws, len(PARTS), len(RANKINGS)), np.nan)
+            elif quantity.listed:
+                found[name] = _each(clips[name].values, weights)
+            else:
+                found[name] = mean_over_clips(clips[name].values, weights)
+        return found
+
+    def gap(self, quantity: str, clips: xarray.Dataset) -> str:
+        if "predicted_class" in clips:
+            return NOT_FINITE
+        return layout_gap(self.quantities[quantity], clips.attrs["place"].layout) or NO_HEAD
+
+    def entry_gap(self, quantity: str, clips: xarray.Dataset, **own: Any) -> str:
+        if "predicted_class" in clips:
+            if f"deletion_curve_{own['part']}" not in clips:
+                return f"deletion of {own['part']}s: one of them is the whole clip"
+            if quantity == "deletion_area_less_random" and own["ranking"] == RANDOM:
+                return REFERENCE
+        return self.gap(quantity, clips)
+
+    def notes(self, result: Result) -> Iterator[str]:
+        said: dict[str, dict[str, None]] = {}
+        for model in result.models:
+            for part in PARTS:
+                found = result.number("deletion_area", model=model, part=part, ranking=RANDOM)
+                if np.isnan(found.value):
+                    said.setdefault(found.note, {})[model] = None
+        for why, models in said.items():
+            of = f" of {', '.join(models)}" if len(result.models) > 1 else ""
+            yield f"Relevance{of} has gaps: {why}."
+
+    def tables(self, result: Result) -> Iterator[Table]:
+        """A table for each kind of part: a row for each ranking, a column for each model."""
+        from analysis.tables import plain_table
+
+        parts = parts_of(result)
+        for part in parts:
+            table = plain_table(f"Deletion of {part}s", CAPTION if part == parts[-1] else None)
+            table.add_column("ranked by")
+            for model in result.models:
+                table.add_column(model, justify="right", overflow="fold")
+            for ranking in RANKINGS:
+                table.add_row(ranking, *(_cell(result, model, part, ranking) for model in result.models))
+            yield table
+
+
+def parts_of(result: Result) -> list[str]:
+    """The kinds of parts of which any model of a result has deletion curves."""
+    return [part for part in PARTS if f"deletion_curve_{part}" in result.data]
+
+
+def _by_frame(tokens: Mapping[str, Tensor], layout: TokenLayout) -> Float[np.ndarray, "rankings frames"]:
+    """Absolute sums over each frame's tokens divided by their total; NaN where it is 0, and for random orders."""
+    shares = np.full((len(RANKINGS), layout.frames), np.nan)
+    for place, name in enumerate(RANKINGS):
+        if name in tokens:
+            frames = part_scores(tokens[name], "frame", layout).abs()
+            shares[place] = (frames / frames.sum()).numpy()
+    return shares
+
+
+def _each(
+    values: Float[np.ndarray, "n *S"], weights: Float[np.ndarray, "R n"] | None
+) -> Float[np.ndarray, "R *S"]:
+    """Means over clips, entry by entry, so that no bit of one depends on how many others there are."""
+    entries = np.moveaxis(values, 0, -1).reshape(-1, len(values))
+    found = [np.array([entry.mean()]) if weights is None else weights @ entry for entry in entries]
+    return np.stack(found, 1).reshape(-1, *values.shape[1:])
+
+
+def _cell(result: Result, model: str, part: str, ranking: str) -> str:
+    from analysis.tables import number
+
+    area, less = (
+        result.number(name, model=model, part=part, ranking=ranking)
+        for name in ("deletion_area", "deletion_area_less_random")
+    )
+    if np.isnan(less.value):
+        return number(area.value)
+    sure = less.low > 0 or less.high < 0
+    return f"{number(area.value)} ({'+' if less.value > 0 else ''}{number(less.value)}{'*' if sure else ''})"

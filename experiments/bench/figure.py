@@ -1,0 +1,72 @@
+"""Time against L of every backend and peer, log-log, with the power of L that fits each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.plots import styled
+from experiments.bench.peers import QUANTITIES
+from experiments.bench.results import BenchRun
+from experiments.bench.words import power
+
+LOOKS: Sequence[Mapping[str, Any]] = [
+    {"color": color, "marker": marker, "linestyle": line, "markerfacecolor": "white" if line == ":" else color}
+    for color, marker, line in (
+        ("#0072B2", "o", "-"), ("#56B4E9", "o", ":"), ("#D55E00", "s", "--"), ("#E69F00", "s", ":"),
+        ("#009E73", "^", "-."), ("#000000", "D", "-"), ("#CC79A7", "v", "--"), ("#777777", "x", "-."),
+    )
+]  # fmt: skip
+"""By order of subjects: colour, marker and line differ, so that the figure reads in grey."""
+
+
+@styled
+def plot_growth(run: BenchRun, quantity: str, ax: Axes | None = None) -> Axes:
+    """Draw the median seconds of each subject of one run against L."""
+    ax = plt.subplots()[1] if ax is None else ax
+    points = growth_points(run, quantity)
+    for look, (subject, curve) in zip(cycle(LOOKS), points.items(), strict=False):
+        lengths, times = zip(*curve, strict=True)
+        fit = f"$L^{{{power(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
+        ax.plot(lengths, times, label=f"{subject} ({fit})", **look)
+    ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
+    ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
+    ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    return ax
+
+
+def growth_points(run: BenchRun, quantity: str) -> dict[str, list[tuple[int, float]]]:
+    """Return (L, median seconds) of each subject that was timed, by length."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in run.rows:
+        if row.group.startswith("growth L=") and row.quantity == quantity and row.samples:
+            points.setdefault(row.subject, []).append((int(row.group.split("=")[1]), row.median))
+    return points
+
+
+@styled
+def draw_growth(runs: Iterable[BenchRun], folder: Path) -> Path | None:
+    """Draw the growth of every scan, forward and with gradients; None where no growth was measured."""
+    scans = [run for run in runs if run.subcommand == "scan" and growth_points(run, QUANTITIES[0])]
+    if not scans:
+        return None
+    figure, axes = plt.subplots(len(scans), 2, figsize=(9, 5 * len(scans)), squeeze=False, sharey="row")
+    for run, pair in zip(scans, axes, strict=True):
+        for quantity, ax in zip(QUANTITIES, pair, strict=True):
+            plot_growth(run, quantity, ax).label_outer(remove_inner_ticks=False)
+    return save_figure(figure, folder / "growth")
+
+
+def save_figure(figure: Figure, stem: Path) -> Path:
+    """Save a figure as PNG and SVG, with the same bytes whenever it is drawn; return the path of the PNG."""
+    for suffix, undated in (("svg", "Date"), ("png", "Software")):
+        figure.savefig(stem.with_suffix(f".{suffix}"), metadata={undated: None})
+    plt.close(figure)
+    return stem.with_suffix(".png")
