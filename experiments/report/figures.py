@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,8 @@ def accuracy_illustrations(
     )
     for condition, label in CONDITION_LABELS.items():
         chosen = conditions[conditions["condition"] == condition]
-        for direction, rows in chosen.groupby("read_direction", sort=False):
+        for direction in dict.fromkeys(chosen["read_direction"]):
+            rows = chosen[chosen["read_direction"] == direction]
             if rows["level"].nunique() < 2:
                 continue
             by = f"{label}, {direction}" if direction else label
@@ -142,9 +144,7 @@ def correlation_illustrations(
                 )
 
 
-def _panels(
-    count: int, columns: int, head: float, height: float, **shared: bool
-) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, columns: int, head: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `count` axes, left to right and down; `head` inches besides `height` for each line of them."""
     lines = -(-count // columns)
     figure = Figure(figsize=(WIDTH, head + height * lines))
@@ -175,7 +175,12 @@ def _label(figure: Figure, axes: Sequence[Axes], x: str | None, y: str | None) -
     handles = {
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    place = {"loc": "outside upper left", "ncols": 3, "columnspacing": 1.0, "handletextpad": 0.4}
+    place: dict[str, Any] = {
+        "loc": "outside upper left",
+        "ncols": 3,
+        "columnspacing": 1.0,
+        "handletextpad": 0.4,
+    }
     figure.legend(handles.values(), handles.keys(), **place)
 
 
@@ -332,7 +337,11 @@ def plot_probe(rows: pd.DataFrame, ax: Axes) -> Axes:
             ax.plot(pair["mean"], at, color=color, linewidth=0.8, linestyle=":")
         for row in chosen.to_dict("records"):
             y, trained = places[row["variant"]] + up, row["trained"]
-            look = {"color": color, "markerfacecolor": color if trained else "white", "linestyle": "none"}
+            look: dict[str, Any] = {
+                "color": color,
+                "markerfacecolor": color if trained else "white",
+                "linestyle": "none",
+            }
             if np.isinf(row["mean"]):
                 ax.plot(0.985, y, marker=">", transform=ax.get_yaxis_transform(), **look)
                 continue
@@ -340,7 +349,11 @@ def plot_probe(rows: pd.DataFrame, ax: Axes) -> Axes:
                 ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1.2, alpha=0.6)
             ax.plot(row["mean"], y, marker=marker, zorder=3 if trained else 2.5, **look)
         for trained in sorted(set(chosen["trained"]), reverse=True):
-            look = {"color": color, "marker": marker, "markerfacecolor": color if trained else "white"}
+            look = {
+                "color": color,
+                "marker": marker,
+                "markerfacecolor": color if trained else "white",
+            }
             ax.plot([], [], label=_when(direction, trained), linestyle="none", **look)
     ax.set_xlabel(probe_label(rows["quantity"].iloc[0]))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -355,7 +368,7 @@ def _curves_text(rows: pd.DataFrame, heading: str) -> str:
     parts = []
     for (variant, direction), chosen in rows[rows["trained"]].groupby(["variant", "direction"], sort=False):
         values = ", ".join(number(value) for value in chosen.sort_values("at")["mean"])
-        parts.append(f"{variant_label(variant)}, {direction}: {values}")
+        parts.append(f"{variant_label(str(variant))}, {direction}: {values}")
     return f"{heading} after training. {'. '.join(parts)}."
 
 
@@ -379,11 +392,11 @@ def plot_curves(rows: pd.DataFrame, ax: Axes, *, log: bool) -> Axes:
             values = chosen["mean"].where(chosen["mean"] > 0) if log else chosen["mean"]
             if not values.notna().any() or (log and direction == "both"):
                 continue
-            shape = {
+            shape: dict[str, Any] = {
                 "linestyle": look["linestyle"] if trained else "none",
                 "marker": "" if trained else look["marker"],
             }
-            small = {"markersize": 3, "markerfacecolor": "white", "color": look["color"]}
+            small: dict[str, Any] = {"markersize": 3, "markerfacecolor": "white", "color": look["color"]}
             ax.plot(chosen["at"], values, label=_when(direction, trained), **shape, **small)
     if not ax.lines:
         no_data(ax, "no data")
@@ -420,7 +433,7 @@ def plot_against(rows: pd.DataFrame, ax: Axes) -> Axes:
     for variant, look in VARIANT_LOOKS.items():
         chosen = rows[rows["variant"] == variant]
         if len(chosen):
-            shape = {"linestyle": "none", "alpha": 0.8, "label": variant_label(variant)}
+            shape: dict[str, Any] = {"linestyle": "none", "alpha": 0.8, "label": variant_label(variant)}
             ax.plot(chosen["value"], 100 * chosen["accuracy"], **shape, **look)
     ax.set_xlabel(probe_label(rows["quantity"].iloc[0]))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
