@@ -15,20 +15,18 @@ from typing import Annotated
 import typer
 
 from analysis.command import (
-    HELP,
     USER_ERRORS,
     CheckpointOption,
     JsonOption,
     OutOption,
     RequestFor,
-    new_app,
     probe_and_show,
-    run_app,
     with_request_options,
 )
 from analysis.decay import Decay
 from analysis.measure import find_measure, measure_names
 from analysis.request import RequestError, open_request
+from analysis.terminal import HELP, new_app, run_app
 from vmp.commands import main as vmp_main
 
 GROUP = "vmp.commands"
@@ -143,4 +141,5 @@ def main(arguments: Sequence[str] | None = None, program: str = "vmp") -> int:
         app.registered_commands.append(info)
     title = program if program != "vmp" else f"vmp {name}"
     # Commands of other packages raise plain ValueErrors for their users.
-    return run_app(app, given[1:], title, errors=USER_ERRORS if own else (ValueError, *USER_ERRORS))
+    errors = USER_ERRORS if own else (ValueError, *USER_ERRORS)
+    return run_app(app, given[1:], title, errors=errors, resumes=own and name not in ("theory", *_VMP))

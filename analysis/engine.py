@@ -42,7 +42,8 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
-"""Called as work goes on, with what was just done and how many steps there are in all."""
+"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps there
+are in all."""
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
@@ -107,10 +108,12 @@ def probe(
 
     Raises:
         TypeError: a `CaptureError`, where a model has neither scan nor self-attention that can be read.
-        ValueError: no clips, no measures, or an unknown scope.
+        ValueError: no models, no clips, no measures, or an unknown scope.
         IndexError: a layer out of range.
     """
     models = dict(model) if isinstance(model, Mapping) else {type(model).__name__: model}
+    if not models:
+        raise ValueError('models: there are none; give a module, or {"name": module, ...} for a comparison')
     samples = _samples(clips)
     entries = [
         Entry(name, one, lambda: samples, len(samples), {"clips": _digest(samples)},
@@ -155,8 +158,9 @@ def run(
         resume.begin(_depends(entries, measures, layers, chosen, seed))
     found = []
     names: dict[str, None] = {}
+    total = sum(entry.count * _steps(entry, measures, layers) for entry in entries)
     for number, entry in enumerate(entries):
-        one = _Collected(entry, measures, _steps(entries, measures, layers, chosen), progress)
+        one = _Collected(entry, measures, total, progress)
         indices = _layers(entry, layers)
         shown = DistinctFrames(entry.samples())
         with _evaluating(entry.model):
@@ -164,6 +168,8 @@ def run(
                 kept = None if resume is None else resume.get(number, index)
                 if kept is not None:
                     one.resume(*kept)
+                    for _ in range(_steps(entry, measures, layers)):
+                        one.step(f"clip {sample.name}, done before")
                 else:
                     _one_clip(one, sample, index, measures, indices, chosen, seed)
                     if resume is not None:
@@ -229,11 +235,13 @@ def _one_clip(
                         out.take(
                             measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name])
                         )
+                out.step(" ".join(filter(None, [f"layer {layer}", direction])))
     for measure in measures:
         if measure.level == "model":
             values = measure.per_clip(whole, np.random.default_rng([seed, index]))
             layout = out.layout or TokenLayout.sequence(0)
             out.take(measure.name, Place(entry.name, *WHOLE_MODEL, layout, False, 1), values)
+            out.step(measure.name)
 
 
 @final
@@ -290,9 +298,10 @@ class _Collected:
         sums = self.sums[measure].setdefault(key, {})
         for name in arrays.keys() - kept.keys():
             sums[name] = sums[name] + arrays[name] if name in sums else arrays[name]
+
+    def step(self, what: str) -> None:
+        """Tell what was just done."""
         if self._progress is not None:
-            layer, direction, scope = key
-            what = measure if layer < 0 else f"layer {layer} {direction}, {scope}"
             self._progress(f"{self.entry.name}: {what}", self._total)
 
     def latest(self) -> tuple[dict[tuple[str, Key], dict[str, np.ndarray]], dict[str, Any]]:
@@ -436,18 +445,13 @@ def origin_of(
     )
 
 
-def _steps(
-    entries: Sequence[Entry], measures: Sequence[Measure], layers: Sequence[int] | None, scopes: Sequence[str]
-) -> int:
-    """How many places there are in all, clip by clip; sides of self-attention are counted where it is met."""
-    total = 0
-    for entry in entries:
-        family = _family(entry)
-        indices = _layers(entry, layers)
-        a_layer = len(family.sites(entry.model, indices[0])) if indices else 0
-        places = sum(len(indices) * len(scopes) * a_layer if m.level == "matrix" else 1 for m in measures)
-        total += entry.count * places
-    return total
+def _steps(entry: Entry, measures: Sequence[Measure], layers: Sequence[int] | None) -> int:
+    """How many steps one clip takes: one for each input of a layer, and one for each measure of the whole model."""
+    family = _family(entry)
+    indices = _layers(entry, layers)
+    whole = [m for m in measures if m.level == "model"]
+    inputs = sum(len(family.sites(entry.model, i)) for i in indices) if len(whole) < len(measures) else 0
+    return inputs + len(whole)
 
 
 def _depends(
