@@ -78,6 +78,8 @@ def _control(opened: Opened, path: Path | None) -> list[Entry]:
             return []
         label, model = untrained_control(opened.config, torch.device(request.device), request.seed)
         notes = (*entry.notes, FRESH)
-        return [Entry(label, model, opened.samples, entry.count, entry.shown, notes=notes)]
+        return [
+            Entry(label, model, opened.samples, entry.count, entry.shown, layers=entry.layers, notes=notes)
+        ]
     other = control_request(opened, path).entry(f"self-attention, {path.name}")
-    return [replace(other, samples=opened.samples, count=entry.count, shown=entry.shown)]
+    return [replace(entry, name=other.name, model=other.model, origin=other.origin)]
