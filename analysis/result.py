@@ -145,12 +145,12 @@ class Result:
                **own: Any) -> Number:  # fmt: skip
         """One number. Raises KeyError with what there is where there is no such place."""
         at = self._at(quantity, layer, direction, scope, model, own)
-        parts = [
+        value, low, high = (
             float(self.data[name].loc[at].item()) if name in self.data else np.nan
             for name in (quantity, f"{quantity}_low", f"{quantity}_high")
-        ]
+        )
         unit = self.data[quantity].attrs["units"]
-        return Number(*parts, unit, self._notes(quantity).get(_key(at.values()), ""))
+        return Number(value, low, high, unit, self._notes(quantity).get(_key(at.values()), ""))
 
     def curve(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
               **own: Any) -> Curve | None:  # fmt: skip
@@ -159,7 +159,7 @@ class Result:
             return None
         at = self._at(quantity, layer, direction, scope, model, own)
         sizes = self.provenance.models[at["model"]].sizes
-        parts = []
+        parts: list[np.ndarray | None] = []
         for name in (quantity, f"{quantity}_low", f"{quantity}_high"):
             if name not in self.data:
                 parts.append(None)
@@ -167,9 +167,9 @@ class Result:
             found = self.data[name].loc[at]
             parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
         there = self.has(quantity, at["model"], layer, direction, scope)
-        if parts[0] is None or not (there or np.isfinite(parts[0]).any()):
-            return None
         value, low, high = parts
+        if value is None or not (there or np.isfinite(value).any()):
+            return None
         unit = self.data[quantity].attrs["units"]
         unit = self.weight_unit(scope, at["model"]) if unit == "W" else unit
         return Curve(value, low, high, unit)

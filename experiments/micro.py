@@ -17,6 +17,7 @@ import typer
 
 import vmp
 from analysis.files import write_atomically, write_text
+from analysis.provenance import versions
 from analysis.terminal import run_app
 from experiments.data import PhotoPan
 from experiments.evaluate import Evaluation, evaluate

@@ -106,8 +106,9 @@ def console() -> int:
     try:
         cli = import_module("analysis.cli")
     except ModuleNotFoundError as error:
+        extra = "pip install 'vmp-toolkit[all]'"
         print(
-            f"error: {error.name} is not installed; install the toolkit with its extras: pip install 'vmp-toolkit[all]'",
+            f"error: {error.name} is not installed; install the toolkit with its extras: {extra}",
             file=sys.stderr,
         )
         return 2
