@@ -42,8 +42,8 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
-"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps there
-are in all."""
+"""Called after each layer of each clip, and after each measure of the whole model, with what was done and how many
+steps there are in all."""
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
