@@ -177,7 +177,7 @@ def test_what_is_saved_is_read_by_others_too(tmp_path):
         table = result.summary(curves=curves)
         parquet = pd.read_parquet(tmp_path / "out" / f"{name}.parquet")
         pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
-        numbers = {column: "" for column in ("value", "low", "high")}
+        numbers = dict.fromkeys(("value", "low", "high"), "")
         file = tmp_path / "out" / f"{name}.csv"
         text = pd.read_csv(file, dtype={"at": str}, keep_default_na=False, na_values=numbers)
         for column in numbers:
