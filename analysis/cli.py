@@ -15,20 +15,18 @@ from typing import Annotated
 import typer
 
 from analysis.command import (
-    HELP,
     USER_ERRORS,
     CheckpointOption,
     JsonOption,
     OutOption,
     RequestFor,
-    new_app,
     probe_and_show,
-    run_app,
     with_request_options,
 )
 from analysis.decay import Decay
 from analysis.measure import find_measure, measure_names
 from analysis.request import RequestError, open_request
+from analysis.terminal import HELP, new_app, run_app
 from vmp.commands import main as vmp_main
 
 GROUP = "vmp.commands"
@@ -106,9 +104,8 @@ def app_of(names: Sequence[str]) -> typer.Typer:
     app.callback()(lambda: None)
     for name in names:
         for info in _load(name).registered_commands:
-            if info.name in (name, None):
-                settings = {**(info.context_settings or {})}
-                app.command(name, context_settings=settings, help=info.help)(info.callback)  # type: ignore[arg-type]
+            if info.name in (name, None) and info.callback is not None:
+                app.command(name, context_settings=info.context_settings, help=info.help)(info.callback)
     return app
 
 
@@ -143,4 +140,5 @@ def main(arguments: Sequence[str] | None = None, program: str = "vmp") -> int:
         app.registered_commands.append(info)
     title = program if program != "vmp" else f"vmp {name}"
     # Commands of other packages raise plain ValueErrors for their users.
-    return run_app(app, given[1:], title, errors=USER_ERRORS if own else (ValueError, *USER_ERRORS))
+    errors: tuple[type[Exception], ...] = USER_ERRORS if own else (ValueError, *USER_ERRORS)
+    return run_app(app, given[1:], title, errors=errors, resumes=own and name not in ("theory", *_VMP))

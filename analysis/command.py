@@ -10,7 +10,6 @@ and the context, whose `obj` is the command line as text:
 """
 
 import inspect
-import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
 from analysis.capture import CaptureError
 from analysis.engine import Entry, run
@@ -32,6 +31,7 @@ from analysis.measure import Measure
 from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Opened, Request, RequestError, name_of
 from analysis.result import WRITTEN, Result
 from analysis.tables import gap_lines, heading, tables
+from analysis.terminal import progress_bar
 from analysis.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -39,14 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
-"""Click's UsageError, from the click that this typer stands on: of late its own copy."""
-
 USER_ERRORS: tuple[type[Exception], ...] = (RequestError, InputError, ResultError, CaptureError)
 """What a probe raises for the user, in one line; any other exception is a bug and keeps its traceback."""
-
-HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
-"""Arguments of every `app.command`."""
 
 FIGURES, EXAMPLE = "figures", "example.npz"
 OUTPUTS = (*WRITTEN, EXAMPLE, FIGURES)
@@ -164,53 +158,6 @@ def with_request_options(command: Callable[..., T], without: Collection[str] = (
     return inner
 
 
-def new_app() -> typer.Typer:
-    """An app for one command."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-def run_app(
-    app: typer.Typer,
-    arguments: Sequence[str] | None = None,
-    program: str = "vmp",
-    *,
-    errors: tuple[type[Exception], ...] = USER_ERRORS,
-) -> int:
-    """Run a command line.
-
-    Args:
-        app: its command returns an exit code, or None for 0.
-        arguments: what follows the program's name; those of the process where None.
-        program: what the user typed before them, for usage lines and provenance.
-        errors: what the command raises for the user.
-
-    Returns:
-        The exit code: that of the command, 2 after an error in one line, 130 after an interruption.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    line = " ".join(filter(None, [program, shlex.join(given)]))
-    try:
-        code = app(args=given, prog_name=program, obj=line, standalone_mode=False)
-    except USAGE_ERROR as error:
-        return _fail(error.format_message())
-    except errors as error:
-        return _fail(str(error))
-    except OSError as error:
-        return _fail(
-            ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
-        )
-    except KeyboardInterrupt:
-        code = 130
-    if code == 130:
-        print("interrupted; with --out, the same command goes on where this one stopped", file=sys.stderr)
-    return code if isinstance(code, int) else 0
-
-
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
-
-
 @dataclass(frozen=True)
 class Session:
     """What a run reports to and goes on from.
@@ -243,9 +190,7 @@ def session(out: Path | None, written: Collection[str]) -> Iterator[Session]:
         check_replaceable(out, written)
         resolved = out.resolve()
         keep = Unfinished(resolved.with_name(f"{resolved.name}.unfinished"))
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with progress_bar(TimeElapsedColumn()) as progress:
         probing = progress.add_task("reading weights", total=None)
         drawing = progress.add_task("figures", total=None, visible=False)
 

@@ -19,7 +19,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis.assemble import Variables, clips_of, estimates
-from analysis.capture import Family, family_of, layer_inputs
+from analysis.capture import Capture, Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample
 from analysis.intervals import resample_weights
@@ -42,8 +42,13 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
+<<<<<<< HEAD
 """Called after each layer of each clip, and after each measure of the whole model, with what was done and how many
 steps there are in all."""
+=======
+"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps
+there are."""
+>>>>>>> 3425fcfc9973ed07e1c9d89adb039189bf07146f
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
@@ -269,7 +274,7 @@ class _Collected:
         if capture.is_scan or not self.about["dtype"]:
             self.about["dtype"] = str(capture.dtype).removeprefix("torch.")
             self.about["backend"] = capture.backend()
-        if capture.is_scan:
+        if isinstance(capture, Capture):
             self.about["residual"] = capture.terms.residual
 
     @property

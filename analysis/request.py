@@ -241,7 +241,9 @@ class Opened:
             "files": [(file.st_size, file.st_mtime_ns) for file in files],
         }
         notes = (RANDOM_TOKENS,) if self.config.kind == "language" else ()
-        return Entry(name, self.model, self.samples, count, shown, self.origin(), layers=self.layers, notes=notes)
+        return Entry(
+            name, self.model, self.samples, count, shown, self.origin(), layers=self.layers, notes=notes
+        )
 
     def origin(self) -> dict[str, Any]:
         """What a result keeps of the weights: fields of `analysis.result.ModelOrigin`."""

@@ -173,12 +173,12 @@ class Result:
         """
         at = self._at(quantity, layer, direction, scope, model, own)
         found = (self._values(name, at) for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
-        parts = [np.nan if value is None else float(value) for value in found]
+        value, low, high = (np.nan if end is None else float(end) for end in found)
         note = self._notes(quantity).get(_key(at.values()), "")
         if not self.has(quantity, at["model"], layer, direction, scope):
             spot = f" in layer {layer} {direction}, scope {scope}" if "direction" in at else ""
             note = f"{at['model']} has no such number{spot}"
-        return Number(*parts, self._attributes(quantity)["units"], note)
+        return Number(value, low, high, self._attributes(quantity)["units"], note)
 
     def curve(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
               **own: Any) -> Curve | None:  # fmt: skip

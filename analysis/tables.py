@@ -169,10 +169,11 @@ def _gaps(result: Result, model: str) -> Iterable[str]:
     for measure in result.measures.values():
         shown = {c.quantity for c in columns_of(measure)}
         table = result.summary(sorted(shown & set(result.quantities)), model=model)
-        for row in _without(table, result.n_clips).itertuples():
-            quantity = measure.quantities[row.quantity]
+        gone = _without(table, result.n_clips)
+        for name, note in zip(gone["quantity"], gone["note"], strict=True):
+            quantity = measure.quantities[name]
             unit = "" if quantity.unit == "none" else f" ({quantity.unit})"
-            missing.setdefault(row.note, {})[quantity.label + unit] = None
+            missing.setdefault(note, {})[quantity.label + unit] = None
     return [f"{', '.join(names)}: {why}" for why, names in missing.items()]
 
 

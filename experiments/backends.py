@@ -1,4 +1,4 @@
-"""Where the cells of a grid run: processes here (loky), or a cluster's (dask, ray). All of them must see its folder."""
+"""Where the cells of a grid run: in processes here (loky) or on a cluster (dask, ray), all of which see its folder."""
 
 import concurrent.futures
 import contextlib
@@ -13,34 +13,34 @@ from typing import Literal, get_args
 
 import joblib
 
-Backend = Literal["loky", "dask", "ray"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+GridBackend = Literal["loky", "dask", "ray"]
+GRID_BACKENDS: tuple[GridBackend, ...] = get_args(GridBackend)
 
 EXTRAS = {"dask": ("distributed", "dask"), "ray": ("ray", "ray")}
-"""What a backend imports, and the extra that it comes with."""
+"""The package that a backend imports, and the extra that it comes with."""
 
 WATCH = 0.2
-"""Seconds between a worker's looks at the process that started it."""
+"""Seconds between two looks of a worker at the process that started it."""
 
 PATIENCE = 5
 """Seconds in which a cluster has to answer."""
 
 
 @contextlib.contextmanager
-def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
-    """Inside, `joblib.Parallel` runs tasks on this backend, each on one thread.
+def running_on(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
+    """Let `joblib.Parallel` run its tasks on this backend inside the block, each on one thread.
 
     Args:
-        name: one of BACKENDS.
-        jobs: tasks at a time; of a cluster that has an address, its own size decides.
-        address: of a dask scheduler or a ray cluster; None for one started here, and gone at the end.
+        name: one of GRID_BACKENDS.
+        jobs: the number of tasks at a time; a cluster that has an address decides by its own size.
+        address: the address of a dask scheduler or a ray cluster; if None, one is started here, and stopped at the end.
 
     Raises:
-        ValueError: for another name, a package that is not installed, or a cluster that does not answer.
+        ValueError: if there is no backend of that name, its package is not installed, or the cluster does not answer.
         BrokenExecutor: if a worker process was killed.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r}: it must be one of {', '.join(BACKENDS)}")
+    if name not in GRID_BACKENDS:
+        raise ValueError(f"backend {name!r}: it must be one of {', '.join(GRID_BACKENDS)}")
     if jobs < 1:
         raise ValueError(f"jobs {jobs}: at least 1 is needed")
     if name == "loky":
@@ -50,22 +50,19 @@ def backend(name: str, jobs: int, address: str | None = None) -> Iterator[None]:
         with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1, **workers):
             yield
         return
-    _require(*EXTRAS[name])
-    with _dask(jobs, address) if name == "dask" else _ray(jobs, address):
-        yield
-
-
-def _require(package: str, extra: str) -> None:
+    package, extra = EXTRAS[name]
     try:
         importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
             f"backend {extra}: {package} is not installed; pip install 'vmp-toolkit[{extra}]'"
         ) from error
+    with _dask(jobs, address) if name == "dask" else _ray(jobs, address):
+        yield
 
 
 def live_with(parent: int) -> None:
-    """Let this process end as soon as `parent` has, and leave an interrupt from the terminal to it.
+    """Let this process end as soon as `parent` has ended, and leave an interrupt from the terminal to `parent`.
 
     A worker whose parent was killed would otherwise finish its task, and then wait for others.
     """

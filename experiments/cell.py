@@ -1,8 +1,8 @@
 """One cell of a grid: a small model trained on a task, judged on held-out clips, and probed before and after.
 
-A finished cell's folder holds cell.json, written last; weights.safetensors; its rows of each table of
-`experiments.tables`; and rows.npz, what `experiments.probing.attention_rows` gives. A cell that was stopped or killed
-goes on from its last checkpoint and ends with the same bits.
+A finished cell's folder holds weights.safetensors, the cell's rows of each table of `experiments.grid_tables`,
+rows.npz, which is what `experiments.probing.attention_rows` gives, and cell.json, which is written last. A cell that
+was stopped or killed goes on from its last checkpoint and ends with the same bits.
 """
 
 import fcntl
@@ -25,13 +25,12 @@ from threadpoolctl import threadpool_limits
 import vmp
 from analysis.files import write_atomically, write_text
 from experiments.data.clip import ClipDataset
-from experiments.data.held import held_clips
-from experiments.data.tasks import TASKS, task_dataset
+from experiments.data.tasks import TASKS, held_clips, task_dataset
 from experiments.evaluate import evaluate
+from experiments.grid_tables import write_rows
 from experiments.probing import attention_rows, probe_rows
 from experiments.runs import METRICS
-from experiments.statistics.tables import sees_frames
-from experiments.tables import write_rows
+from experiments.statistics.bases import sees_frames
 from experiments.training.config import TrainConfig
 from experiments.training.loop import train
 from experiments.training.start import make_model
@@ -41,17 +40,30 @@ from vmp.config import ModelConfig, matched_config
 CELL = "cell.json"
 FAILED = "failed.txt"
 ROWS = "rows.npz"
-VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")
+CELL_VARIANTS = (
+    "mamba",
+    "videomamba",
+    "mask",
+    "residual_initial",
+    "residual_elemental",
+    "paper",
+    "attention",
+)
 """The models of math.md section 6 in their order."""
 
 HELD_BYTES = 2**30
-"""Clips of a split that take no more are made once and held in memory; more are made whenever they are needed."""
+"""Clips of a split that take at most this much are made once and held in memory; others are made when needed."""
 
 TEST_SEED = 1000
-"""Added to a cell's seed for its held-out clips: each seed is judged on clips of its own, all variants on the same."""
+"""Added to a cell's seed for its held-out clips. Each seed is judged on its own clips, and all variants on the same."""
 
 _BETAS = (0.9, 0.95)
-"""Of AdamW, in every cell: runs of a thousand steps are short beside the thousand that 0.999 averages over."""
+"""AdamW's betas in every cell: a run of a thousand steps is short for the thousand that 0.999 averages over."""
+
+_SHAPE = ("image_size", "patch_size", "tubelet_size", "d_model", "depth", "d_state", "class_token")
+_TRAINING = (
+    *("task", "variant", "steps", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "seed"),
+)
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -60,15 +72,16 @@ Count = Annotated[int, Field(ge=1)]
 class CellConfig(BaseModel):
     """All that fixes a cell's numbers on a given machine.
 
-    task                  as `experiments.data.tasks.task_dataset` takes it, of those that make their clips
-    frames, image_size    of a clip: T, and H = W in pixels
-    patch_size, tubelet_size, d_model, depth, d_state, class_token   of `vmp.ModelConfig`
-    variant               one of VARIANTS
-    steps, batch_size, learning_rate, warmup_steps, weight_decay   of `experiments.train.TrainConfig`
-    train_clips           clips to learn from, gone through in epochs
-    test_clips            held-out clips to judge on
-    probe_clips           so many of them, drawn at random, are probed; intervals of probes are over these
-    seed                  of weights, clips and their order
+    Attributes:
+        task: one of `experiments.data.tasks.TASKS`.
+        frames, image_size: of a clip: T, and H = W in pixels.
+        patch_size, tubelet_size, d_model, depth, d_state, class_token: as `vmp.ModelConfig` has them.
+        variant: one of CELL_VARIANTS.
+        steps, batch_size, learning_rate, warmup_steps, weight_decay: as `TrainConfig` has them.
+        train_clips: the clips to learn from, gone through in epochs.
+        test_clips: the held-out clips to judge on.
+        probe_clips: how many of the held-out clips, drawn at random, are probed; intervals of probes are over these.
+        seed: of weights, clips and their order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -81,7 +94,7 @@ class CellConfig(BaseModel):
     d_model: Count
     depth: Count
     d_state: Count
-    variant: Literal[VARIANTS]  # type: ignore[valid-type]
+    variant: Literal[CELL_VARIANTS]  # type: ignore[valid-type]
     class_token: Literal["first", "none"]
     steps: Count
     batch_size: Count
@@ -112,39 +125,23 @@ class CellConfig(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def model(self) -> ModelConfig:
-        """The model's configuration, without its head: as many parameters as VideoMamba has, within 2 %.
+        """The model's configuration, without its head; it has as many parameters as VideoMamba, within 2 %.
 
-        Raises ValueError for fields that do not fit together.
+        Raises:
+            ValueError: if the fields do not fit together.
         """
-        return matched_config(
-            "vmp_micro",
-            self.variant,
-            num_frames=self.frames,
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            tubelet_size=self.tubelet_size,
-            d_model=self.d_model,
-            depth=self.depth,
-            d_state=self.d_state,
-            class_token=self.class_token,
-        )
+        shape = {name: getattr(self, name) for name in _SHAPE}
+        return matched_config("vmp_micro", self.variant, num_frames=self.frames, **shape)
 
     def training(self) -> TrainConfig:
         """The run that `experiments.train.train` is given."""
-        shape = self.model().to_dict()
         unset = ("name", "variant", "num_classes")
+        shape = {name: value for name, value in self.model().to_dict().items() if name not in unset}
         return TrainConfig(
-            task=self.task,
             model="vmp_micro",
-            variant=self.variant,
-            fields={name: value for name, value in shape.items() if name not in unset and value is not None},
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            weight_decay=self.weight_decay,
+            fields={name: value for name, value in shape.items() if value is not None},
             betas=_BETAS,
-            seed=self.seed,
+            **{name: getattr(self, name) for name in _TRAINING},
             save_every=max(10, self.steps // 8),
             log_every=max(1, self.steps // 50),
             workers=0 if self._held(self.train_clips) else 2,
@@ -159,8 +156,10 @@ class CellConfig(BaseModel):
         return make(self.task, split, self.frames, self.image_size, seed, size)
 
     def probed(self) -> list[int]:
-        """The held-out clips that are probed: the same for all variants of a seed, and drawn at random, as clips in a
-        row may share what accuracy is broken down by, such as the cue's frame."""
+        """The indices of the held-out clips that are probed, which are the same for all variants of a seed.
+
+        They are drawn at random, as clips in a row may share what accuracy is broken down by, such as the cue's frame.
+        """
         return np.random.default_rng(self.seed).permutation(self.test_clips)[: self.probe_clips].tolist()
 
     def _held(self, size: int) -> bool:
@@ -172,12 +171,12 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_cell(config: CellConfig, folder: pathlib.Path) -> None:
-    """Do what of a cell is not yet done in `folder`; nothing where it is finished.
+    """Do the stages of a cell that are not yet done in `folder`.
 
     Raises:
-        ValueError: as `experiments.train.train`, for a loss that is not finite and a folder of another cell.
+        ValueError: as `experiments.train.train`; if the loss is not finite or the folder is of another cell.
         Stopped: if interrupted while it trains.
-        OSError: the folder cannot be written.
+        OSError: if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _ONE_AT_A_TIME, _locked(folder), _one_thread():

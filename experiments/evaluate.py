@@ -5,14 +5,15 @@ Videos of a list are shown in several views, over which the probabilities of the
     python -m experiments.evaluate --ckpt FILE --task kinetics400 --test-list val.csv --root videos --clips 4 --crops 3
       --out predictions.csv
 
-Two such tables go into McNemar's test: `python -m experiments.statistics ONE.csv OTHER.csv`. With `--out`, what is done
-of an evaluation is kept beside it every few seconds, and the same command goes on from it.
+Two such tables go into McNemar's test: `python -m experiments.statistics ONE.csv OTHER.csv`. With `--out`, the finished
+part of an evaluation is kept beside it every few seconds, and the same command goes on from it.
 """
 
 import contextlib
 import hashlib
 import math
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,30 +23,32 @@ import numpy as np
 import torch
 import typer
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import vmp
 from analysis.request import parse_device
+from analysis.terminal import Stopped, progress_bar, run_app
 from experiments.data.clip import ClipDataset
 from experiments.data.draws import BadVideos
 from experiments.data.lists import DATASETS, read_dataset
 from experiments.data.tasks import TASKS, task_dataset
 from experiments.data.views import VideoViews
-from experiments.evaluation import Evaluation, write_table
+from experiments.predictions import Evaluation, write_predictions
 from experiments.runs import RunFolder
 from experiments.training.batches import batches_of, leave_signals_to_the_parent
 from vmp.checkpoint import read_checkpoint
 
-__all__ = ["Evaluation", "evaluate", "main", "write_table"]
+__all__ = ["Evaluation", "app", "evaluate", "write_predictions"]
 
 SAVE_SECONDS = 20.0
 """How much of an evaluation a kill can cost."""
 
+app = typer.Typer(add_completion=False)
 
-class Shown(NamedTuple):
+
+class ShownClip(NamedTuple):
     """The views of clip number `clip`, or what is wrong with it."""
 
     clip: int
@@ -54,17 +57,17 @@ class Shown(NamedTuple):
 
 
 @final
-class _AllViews(Dataset[Shown]):
+class _AllViews(Dataset[ShownClip]):
     def __init__(self, clips: ClipDataset | VideoViews) -> None:
         self.clips = clips
 
-    def __getitem__(self, index: int) -> Shown:
+    def __getitem__(self, index: int) -> ShownClip:
         if isinstance(self.clips, ClipDataset):
-            return Shown(index, self.clips[index][0][None], None)
+            return ShownClip(index, self.clips[index][0][None], None)
         try:
-            return Shown(index, self.clips.views(index), None)
+            return ShownClip(index, self.clips.views(index), None)
         except ValueError as error:
-            return Shown(index, None, str(error))
+            return ShownClip(index, None, str(error))
 
 
 def evaluate(
@@ -76,20 +79,20 @@ def evaluate(
     folder: RunFolder | None = None,
     show: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """What `model` says of every clip of `dataset`, on the device the model is on, in evaluation mode.
+    """What `model` says of every clip of `dataset`, on the device of the model, in evaluation mode.
 
     Args:
-        model: with as many classes as the dataset.
+        model: a model with as many classes as the dataset.
         dataset: clips, or videos in several views, over which probabilities are averaged, as VideoMamba's test does.
-        batch_size: views that the model is given at a time.
-        workers: processes that make clips.
+        batch_size: how many views the model is given at a time.
+        workers: how many processes make clips.
         max_bad: the share of a list's videos that may be missing or damaged; they are left out, and named.
-        folder: keeps what is done, and goes on from what it holds.
-        show: is told how many clips are done.
+        folder: keeps the finished part; the evaluation goes on from what it holds.
+        show: told how many clips are done.
 
     Raises:
-        ValueError: if the model has another number of classes than the dataset; if more videos cannot be read than
-            may be, or none can.
+        ValueError: if the model has another number of classes than the dataset, more videos than allowed cannot be
+            read, or none can.
     """
     outputs = model.config.num_classes
     if outputs != len(dataset.classes):
@@ -134,7 +137,7 @@ def evaluate(
 
 @final
 class _Done:
-    """The first `clips` clips: the logits of those `kept`, and what is wrong with the others."""
+    """The first `clips` clips: the logits of those that were `kept`, and what is wrong with the others."""
 
     def __init__(self, bad: BadVideos, classes: int, folder: RunFolder | None) -> None:
         self.bad, self.folder, self._saved = bad, folder, time.monotonic()
@@ -144,7 +147,7 @@ class _Done:
         self.logits: list[Tensor] = [state.get("logits", torch.zeros(0, classes, dtype=torch.float64))]
         self.bad.note(state["bad"])
 
-    def add(self, batch: list[Shown], logits: Float[Tensor, "views classes"] | None) -> None:
+    def add(self, batch: list[ShownClip], logits: Float[Tensor, "views classes"] | None) -> None:
         self.bad.note({shown.clip: shown.problem for shown in batch if shown.problem is not None})
         kept = [shown.clip for shown in batch if shown.views is not None]
         if logits is not None:
@@ -158,13 +161,12 @@ class _Done:
     def save(self) -> None:
         self._saved = time.monotonic()
         if self.folder is not None and self.clips:
-            logits = torch.cat(self.logits)
-            self.logits = [logits]
-            self.folder.save(
-                {"clips": self.clips, "kept": self.kept, "bad": self.bad.found, "logits": logits}
-            )
+            self.logits = [torch.cat(self.logits)]
+            state = {"clips": self.clips, "kept": self.kept, "bad": self.bad.found}
+            self.folder.save({**state, "logits": self.logits[0]})
 
 
+@app.command()
 def main(
     ckpt: Annotated[pathlib.Path, typer.Option(help="Checkpoint of a video model with a head.")],
     task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, {', '.join(DATASETS)}.")] = "photo-pan",
@@ -194,75 +196,69 @@ def main(
     ] = None,
 ) -> None:
     """Print a checkpoint's top-1 and top-5 accuracy on held-out clips, with 95 % intervals."""
-    console = Console(stderr=True, soft_wrap=True)
+    place = parse_device(device)
+    loaded = read_checkpoint(ckpt)
+    model = loaded.model
+    if not isinstance(model, vmp.VideoModel):
+        raise ValueError(f"{ckpt}: a {model.config.kind} model; a video model is needed")
+    if batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"batch_size {batch_size}, workers {workers}: at least one clip, and no fewer than 0"
+        )
+    frames, size = model.config.num_frames, model.config.image_size
+    dataset: ClipDataset | VideoViews
+    if task in DATASETS:
+        if test_list is None:
+            raise ValueError(f"task {task} needs --test-list, the list of its videos")
+        listed = read_dataset(task, test_list, root, labels)
+        dataset = VideoViews(listed.samples, listed.classes, frames, size, clips, crops, stride, root)
+    elif (clips, crops, stride, test_list) != (1, 1, None, None):
+        raise ValueError(
+            f"--test-list, --clips, --crops and --stride are for lists of videos, not for {task}"
+        )
+    elif task not in TASKS:
+        raise ValueError(f"task {task!r}: it must be one of {', '.join((*TASKS, *DATASETS))}")
+    else:
+        dataset = task_dataset(task, "held-out", frames, size, seed, count)
+    request = _request(dataset, task, seed, loaded.weights_sha256)
     try:
-        place = parse_device(device)
-        loaded = read_checkpoint(ckpt)
-        model = loaded.model
-        if not isinstance(model, vmp.VideoModel):
-            raise ValueError(f"{ckpt}: a {model.config.kind} model; a video model is needed")
-        if batch_size < 1 or workers < 0:
-            raise ValueError(
-                f"batch_size {batch_size}, workers {workers}: at least one clip, and no fewer than 0"
-            )
-        frames, size = model.config.num_frames, model.config.image_size
-        dataset: ClipDataset | VideoViews
-        if task in DATASETS:
-            if test_list is None:
-                raise ValueError(f"task {task} needs --test-list, the list of its videos")
-            listed = read_dataset(task, test_list, root, labels)
-            dataset = VideoViews(listed.samples, listed.classes, frames, size, clips, crops, stride, root)
-        elif (clips, crops, stride, test_list) != (1, 1, None, None):
-            raise ValueError(
-                f"--test-list, --clips, --crops and --stride are for lists of videos, not for {task}"
-            )
-        else:
-            if task not in TASKS:
-                raise ValueError(f"task {task!r}: it must be one of {', '.join((*TASKS, *DATASETS))}")
-            dataset = task_dataset(task, "held-out", frames, size, seed, count)
-        with (
-            _kept(out, _request(dataset, task, seed, loaded.weights_sha256)) as folder,
-            _progress(len(dataset), task) as show,
-        ):
+        with _kept(out, request) as folder, progress_bar(TimeRemainingColumn()) as bar:
+            shown = bar.add_task(f"evaluate {task}", total=len(dataset))
+
+            def show(done: int) -> None:
+                bar.update(shown, completed=done)
+
             evaluation = evaluate(model.to(place), dataset, batch_size, workers, max_bad, folder, show)
             for path, table in ((out, evaluation.table()), (per_class, evaluation.class_table())):
                 if path is not None:
-                    write_table(table, path)
+                    write_predictions(table, path)
     except KeyboardInterrupt:
-        kept = "; the same command goes on from there" if out else ""
-        console.print(f"stopped{kept}", markup=False, highlight=False)
-        raise typer.Exit(130) from None
-    except ValueError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+        goes_on = "; the same command goes on from there" if out else ""
+        raise Stopped(signal.SIGINT, f"stopped{goes_on}") from None
     for problem in evaluation.left_out.values():
-        console.print(f"left out: {problem}", markup=False, highlight=False)
+        typer.echo(f"left out: {problem}", err=True)
     _report(evaluation, dataset)
 
 
 def _report(evaluation: Evaluation, dataset: ClipDataset | VideoViews) -> None:
     clips, classes = len(evaluation.labels), len(evaluation.classes)
-    low, high = evaluation.interval
     seen = f"n = {clips} clips"
     if isinstance(dataset, VideoViews):
         seen = (
-            f"n = {clips} of {len(dataset)} videos, {len(evaluation.left_out)} left out as missing or damaged"
+            f"n = {clips} of {len(dataset)} videos, {len(evaluation.left_out)} left out as missing or damaged; "
+            f"{dataset.clips} x {dataset.crops} views of each"
         )
-        seen += f"; {dataset.clips} x {dataset.crops} views of each"
-    typer.echo(
-        f"top-1 {100 * evaluation.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}; "
-        f"{seen}, chance {100 / classes:.1f} %)"
-    )
-    if classes > 5:
-        low, high = evaluation.top5_interval
+    one = ("top-1", evaluation.accuracy, evaluation.interval, f"{seen}, ", 1)
+    five = ("top-5", evaluation.top5, evaluation.top5_interval, "", 5)
+    for name, accuracy, (low, high), about, best in (one, five) if classes > 5 else (one,):
         typer.echo(
-            f"top-5 {100 * evaluation.top5:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}; "
-            f"chance {500 / classes:.1f} %)"
+            f"{name} {100 * accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}; {about}"
+            f"chance {100 * best / classes:.1f} %)"
         )
 
 
 def _request(dataset: ClipDataset | VideoViews, task: str, seed: int, weights: str) -> dict[str, Any]:
-    """All that the logits depend on, up to rounding."""
+    """Everything that the logits depend on, up to rounding."""
     clips = "".join(f"{dataset.name(index)} {dataset.label(index)}\n" for index in range(len(dataset)))
     request = {"task": task, "weights": weights, "clips": hashlib.sha256(clips.encode()).hexdigest()}
     if isinstance(dataset, VideoViews):
@@ -272,7 +268,7 @@ def _request(dataset: ClipDataset | VideoViews, task: str, seed: int, weights: s
 
 @contextlib.contextmanager
 def _kept(out: pathlib.Path | None, request: dict[str, Any]) -> Iterator[RunFolder | None]:
-    """A folder beside `out` for what is done, which goes once the body has ended well."""
+    """A folder beside `out` for the finished part, which is deleted once the body has ended well."""
     if out is None:
         yield None
         return
@@ -286,13 +282,5 @@ def _kept(out: pathlib.Path | None, request: dict[str, Any]) -> Iterator[RunFold
             path.rmdir()  # where nothing was kept
 
 
-@contextlib.contextmanager
-def _progress(total: int, task: str) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        shown = bar.add_task(f"evaluate {task}", total=total)
-        yield lambda clips: bar.update(shown, completed=clips)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

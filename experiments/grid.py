@@ -1,8 +1,8 @@
 """Trains, judges and probes the cells of a grid: `python -m experiments.grid --preset quick --out DIR`.
 
-DIR gets grid.json (the grid), provenance.json, the tables of `experiments.tables` as parquet, and cells/ID/ for each
-cell (`experiments.cell`). Stopped or killed at any moment, the same command redoes only what is not finished, and ends
-with the same tables.
+DIR gets grid.json (the grid), provenance.json, the tables of `experiments.grid_tables` as parquet, and cells/ID/ for
+each cell (`experiments.cell`). If the command is interrupted or killed, run it again: it redoes only what is not
+finished, and ends with the same tables.
 """
 
 import concurrent.futures
@@ -25,24 +25,18 @@ import typer
 from rich.console import Console
 
 from analysis.files import write_text
-from experiments.backends import BACKENDS, backend
+from analysis.terminal import Stopped, command_line, run_app
+from experiments.backends import GRID_BACKENDS, running_on
 from experiments.cell import CELL, FAILED, CellConfig, run_cell
+from experiments.grid_tables import SCHEMAS, read_table, write_table
 from experiments.presets import PRESETS, Preset, choose_preset
 from experiments.progress import describe, outcome, shown
 from experiments.provenance import add_session
 from experiments.runs import check_same
-from experiments.tables import SCHEMAS, read_table, write_table
-from experiments.training.stopping import Stopped
 
 GRID = "grid.json"
 
-
-class Interrupted(Exception):
-    """A grid was asked to stop. `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("stopped; the same command goes on with the cells that are not finished")
-        self.number = number
+app = typer.Typer(add_completion=False)
 
 
 def run_grid(
@@ -56,26 +50,27 @@ def run_grid(
     command: str = "",
     console: Console | None = None,
 ) -> tuple[CellConfig, ...]:
-    """Run what is not finished of a grid, and write its tables.
+    """Run the cells of a grid that are not finished, and write its tables.
 
     Args:
-        preset: the grid; name: what it is called in grid.json.
+        preset: the grid.
         out: its folder, which every process that runs cells must see under the same path.
-        jobs, backend_name, address: as `experiments.backends.backend` takes them.
+        name: what it is called in grid.json.
+        jobs, backend_name, address: as `experiments.backends.running_on` takes them.
         command: the command line, for provenance.json.
         console: where progress is shown; None for nowhere.
 
     Returns:
-        The cells that are not finished, as they failed or were stopped; the tables are without them.
+        The cells that failed or were stopped; the tables are without them.
 
     Raises:
-        ValueError: for a folder that holds another grid, is in use by another process, or cannot be written, and as
-            `experiments.backends.backend`; and if a worker process was killed.
-        Interrupted: if asked to stop.
+        ValueError: if the folder holds another grid, is in use by another process, or cannot be written, if a worker
+            process was killed, and as `experiments.backends.running_on`.
+        Stopped: if asked to stop.
     """
     cells = preset.cells()
     folders = [out / "cells" / cell.id for cell in cells]
-    with _writing(out), backend(backend_name, jobs, address), _alone(out):
+    with _writing(out), running_on(backend_name, jobs, address), _alone(out):
         _claim(out, name, preset)
         add_session(out, command=command, preset=name, cells=cells, backend=backend_name, jobs=jobs)
         for leftover in [*out.glob(".*.tmp"), *(folder / FAILED for folder in folders)]:
@@ -92,12 +87,12 @@ def run_grid(
 
 
 def unfinished(cells: Sequence[CellConfig], out: pathlib.Path) -> tuple[CellConfig, ...]:
-    """Those of a grid's cells that its folder does not hold finished."""
+    """The cells of a grid that are not finished in its folder."""
     return tuple(cell for cell in cells if not (out / "cells" / cell.id / CELL).exists())
 
 
 def write_tables(cells: Sequence[CellConfig], out: pathlib.Path) -> None:
-    """Write the grid's tables from the rows of those of its cells that are finished. Raises OSError."""
+    """Write the grid's tables from the rows of the cells that are finished."""
     folders = [out / "cells" / cell.id for cell in cells]
     finished = [folder for folder in folders if (folder / CELL).exists()]
     for table, schema in SCHEMAS.items():
@@ -106,9 +101,10 @@ def write_tables(cells: Sequence[CellConfig], out: pathlib.Path) -> None:
 
 
 def _attempt(cell: CellConfig, folder: pathlib.Path, grid: int) -> None:
-    """Run a cell; where it fails, leave the reason in its folder and let the others go on.
+    """Run a cell; if it fails, leave the reason in its folder and let the others go on.
 
-    Raises OSError for a folder that cannot be written, as no other cell would fare better.
+    Raises:
+        OSError: if the folder cannot be written, as no other cell would fare better.
     """
     try:
         run_cell(cell, folder)
@@ -149,7 +145,7 @@ def _check_holds(out: pathlib.Path, preset: Preset) -> None:
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    """Every number and text of a nested configuration under a name that says where it stands."""
+    """Every number and text of a nested configuration, under a name that says where it stands."""
     if isinstance(value, dict) and value:
         parts = ((f"{place}.{key}" if place else key, part) for key, part in value.items())
     elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
@@ -161,7 +157,7 @@ def _flat(value: Any, place: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone(out: pathlib.Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go of when this process ends, however it does."""
+    """Hold the folder's lock, which the system releases when this process ends, however it ends."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
         try:
@@ -173,7 +169,7 @@ def _alone(out: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(out: pathlib.Path) -> Iterator[None]:
-    """Errors and signals that end a grid, as those that `run_grid` names."""
+    """Turn errors and signals that end a grid into those that `run_grid` names."""
     try:
         yield
     except OSError as error:
@@ -187,31 +183,29 @@ def _writing(out: pathlib.Path) -> Iterator[None]:
             "that are not finished"
         ) from error
     except KeyboardInterrupt as error:
-        raise Interrupted(error.args[0] if error.args else signal.SIGINT) from None
-
-
-def _as_fit() -> int:
-    """Cells at a time that fit this machine: all of them run on the first GPU where there is one."""
-    return 1 if torch.cuda.is_available() else joblib.cpu_count()
+        said = "stopped; the same command goes on with the cells that are not finished"
+        raise Stopped(error.args[0] if error.args else signal.SIGINT, said) from None
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
+@app.command()
 def main(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of the grid; a grid in it goes on.")],
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of a grid instead.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Cells at a time; as many as cores, on a GPU one.")] = None,
-    backend: Annotated[str, typer.Option(help=f"Where cells run: {', '.join(BACKENDS)}.")] = "loky",
+    backend: Annotated[str, typer.Option(help=f"Where cells run: {', '.join(GRID_BACKENDS)}.")] = "loky",
     address: Annotated[str | None, typer.Option(help="Of a dask or ray cluster.")] = None,
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Only write the tables of the cells that are finished.")
     ] = False,
 ) -> None:
     """Train, judge and probe every cell of a grid, or go on with a grid that was stopped or killed."""
-    console = Console(stderr=True, soft_wrap=True)
+    if jobs is None:  # All cells run on the first GPU where there is one.
+        jobs = 1 if torch.cuda.is_available() else joblib.cpu_count()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         name, grid = choose_preset(preset, config)
@@ -225,27 +219,21 @@ def main(
                 grid,
                 out,
                 name=name,
-                jobs=_as_fit() if jobs is None else jobs,
+                jobs=jobs,
                 backend_name=backend,
                 address=address,
-                command=" ".join(["python -m experiments.grid", *sys.argv[1:]]),
-                console=console,
+                command=command_line("experiments.grid"),
+                console=Console(stderr=True, soft_wrap=True),
             )
-    except Interrupted as interrupted:
-        console.print(str(interrupted), markup=False, highlight=False)
-        raise typer.Exit(128 + interrupted.number) from None
-    except ValueError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
     for cell in missing:
         told = outcome(out / "cells" / cell.id) or "not finished"
-        console.print(f"missing from the tables: {describe(cell)}: {told}", markup=False, highlight=False)
+        typer.echo(f"missing from the tables: {describe(cell)}: {told}", err=True)
     typer.echo(out)
     if missing:
         raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

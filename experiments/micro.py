@@ -14,15 +14,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 import vmp
 from analysis.files import write_atomically, write_text
 from analysis.provenance import versions
+from analysis.terminal import run_app
 from experiments.data import PhotoPan
 from experiments.evaluate import Evaluation, evaluate
+from experiments.markdown import markdown_table
 from experiments.runs import METRICS
-from experiments.train import Stopped, TrainConfig, train
+from experiments.train import TrainConfig, train
 from vmp.checkpoint import read_checkpoint
 
 VARIANTS = ("paper", "videomamba", "attention")
@@ -40,6 +41,7 @@ SETTINGS = TrainConfig(
 )
 # Clips of held-out photographs, from a seed that no training uses.
 TEST_CLIPS, TEST_SEED = 960, 1000
+app = typer.Typer(add_completion=False)
 _PACKAGES = ("torch", "numpy", "accelerate", "pillow", "scikit-image", "scikit-learn", "vmp-toolkit")
 
 
@@ -156,7 +158,7 @@ def _summary(results: dict[str, dict[str, Any]]) -> str:
         ),
         *("parameters", "MB", "minutes of training", "threads, of cores"),
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _by_photograph(results: dict[str, dict[str, Any]]) -> str:
@@ -165,21 +167,17 @@ def _by_photograph(results: dict[str, dict[str, Any]]) -> str:
         [name, *(f"{100 * result['accuracy_by_photograph'][photograph]:.1f}" for photograph in photographs)]
         for name, result in results.items()
     ]
-    return _table(["variant", *photographs], rows)
+    return markdown_table(["variant", *photographs], rows)
 
 
 def _confusion(result: dict[str, Any]) -> str:
     counts = zip(result["classes"], result["confusion"], strict=True)
-    return _table(
+    return markdown_table(
         ["clips: label, prediction", *result["classes"]], [[label, *map(str, row)] for label, row in counts]
     )
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
+@app.command()
 def main(
     out: Annotated[pathlib.Path, typer.Option(help="Where checkpoints and card go.")] = CHECKPOINTS,
     work: Annotated[pathlib.Path, typer.Option(help="Where runs are kept, to go on from.")] = pathlib.Path(
@@ -189,19 +187,11 @@ def main(
     clips: Annotated[int, typer.Option(min=1, help="Held-out clips to judge on.")] = TEST_CLIPS,
 ) -> None:
     """Train each variant of vmp_micro on photo-pan, judge it on held-out photographs, and write the model card."""
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        for variant in VARIANTS:
-            train_and_judge(variant, work, out, steps, clips)
-        write_card(out)
-    except Stopped as stopped:
-        console.print(str(stopped), markup=False, highlight=False)
-        raise typer.Exit(128 + stopped.signal) from None
-    except ValueError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+    for variant in VARIANTS:
+        train_and_judge(variant, work, out, steps, clips)
+    write_card(out)
     typer.echo(out / "README.md")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

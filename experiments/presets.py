@@ -1,26 +1,26 @@
 """Grids by name, and grids read from a file: base cells, one-field changes to each, and seeds.
 
-How `quick` was chosen. Its cells are to train in some 11 seconds of one core each, so that 63 of them, probed, take
-less than ten minutes of two. Within that, difficulty (frames, classes, pixels, patches, marks), learning rate and steps
-were tried on `videomamba` and `attention` alone, with seeds (90, 91, 92) that the preset does not use, by whether both
-left chance: some 60 runs. No other variant was run, and which of the two did better was no criterion. What was found,
-with one to three runs a setting, so that nobody takes the settings for neutral:
+How `quick` was chosen. Its cells should each train in some 11 seconds of one core, so that 63 of them with their probes
+take less than ten minutes on two. Within that limit, difficulty (frames, classes, pixels, patches, marks), learning
+rate and steps were tried on `videomamba` and `attention` alone, in some 60 runs with seeds (90, 91, 92) that the preset
+does not use. The criterion was whether both left chance. No other variant was run, and which of the two did better was
+no criterion. The settings are not neutral. With one to three runs for each setting, we found:
 
-- Recall: both leave chance within 100 steps, where a digit is one token. In four tokens of 16 x 16 pixels they do too,
-  after a plateau.
+- Recall: both leave chance within 100 steps if a digit is one token. If it is four tokens of 16 x 16 pixels, they do
+  so too, after a plateau.
 - Direction: both leave chance.
-- Relation: the loss stays at ln 2 until it falls, and when it does is a matter of luck. Two digits of two classes, one
-  token each, among five frames were told apart by `videomamba` in three of three runs, from step 300 to 600 on; among
-  six frames in one of two, among eight in none of one even with 4000 steps, with three classes in one of three, and
-  with digits of five pixels for six in none of four.
-  `attention` took 200 steps. With four tokens a frame neither left chance.
+- Relation: the loss stays at ln 2 until it falls, and when it falls is a matter of luck. `videomamba` told two digits
+  of two classes, of one token each, apart among five frames in three of three runs, from step 300 to 600 on; among
+  six frames in one of two runs; among eight in none of one, even with 4000 steps; with three classes in one of three;
+  and with digits of five pixels instead of six in none of four. `attention` took 200 steps. With four tokens for each
+  frame, neither left chance.
 
-Read-outs. Recall has the class token first, as the models of the paper: only what crosses the frames between cue and
-token counts, so that distance matters. Mean pooling would hand the cue's own token to the head, and nothing need be
-remembered. Forward-only Mamba is at chance there by construction: its class token sees nothing. Relation and direction
-have mean pooling: what they ask for is between frames in any case, and no model is shut out.
+Read-outs. Recall has the class token first, as the models of the paper have it: only what crosses the frames between
+cue and token counts, so that distance matters. Mean pooling would hand the cue's own token to the head, and nothing
+would have to be remembered. Forward-only Mamba is at chance there by construction, as its class token sees nothing.
+Relation and direction have mean pooling: what they ask for is between frames in any case, and no model is shut out.
 
-`full` and `gpu` are not tuned, but for what `quick` taught.
+`full` and `gpu` are not tuned beyond what `quick` taught.
 """
 
 import functools
@@ -30,14 +30,15 @@ from typing import Annotated, Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.cell import VARIANTS, CellConfig
+from experiments.cell import CELL_VARIANTS, CellConfig
 from experiments.data.tasks import CONTROLLED
-from experiments.statistics.tables import REFERENCE
+from experiments.statistics.bases import REFERENCE
+from experiments.training.config import explain
 
 
 @final
-class Block(BaseModel):
-    """A base cell (its seed is not used), and what is changed of it: for a field, the values it takes in turn."""
+class Ablation(BaseModel):
+    """A base cell, whose seed is not used, and its changes: for each field, the values that it takes in turn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +54,8 @@ class Block(BaseModel):
     def _cells(self) -> tuple[CellConfig, ...]:
         """The base and its changed cells, each of which differs from it in one field.
 
-        Raises ValueError for a change that is none, and for a field or value that a cell cannot have.
+        Raises:
+            ValueError: if a change changes nothing or more than one field, or a cell cannot have the field or value.
         """
         cells = [self.base]
         for field, values in self.changes.items():
@@ -61,12 +63,9 @@ class Block(BaseModel):
                 try:
                     changed = CellConfig.model_validate({**self.base.model_dump(), field: value})
                 except ValidationError as error:
-                    raise ValueError(explain(error)) from error
-                differing = [
-                    name
-                    for name in CellConfig.model_fields
-                    if getattr(changed, name) != getattr(self.base, name)
-                ]
+                    raise ValueError(explain(error, CellConfig.model_fields)) from error
+                before, after = self.base.model_dump(), changed.model_dump()
+                differing = [name for name in before if before[name] != after[name]]
                 if differing != [field] or field == "seed":
                     raise ValueError(
                         f"{field} = {value!r} is no change of one field of the base; seeds are the grid's own"
@@ -85,7 +84,7 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    blocks: tuple[Block, ...] = Field(min_length=1)
+    blocks: tuple[Ablation, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -103,32 +102,24 @@ class Preset(BaseModel):
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Self:
-        """The grid of a JSON file. Raises ValueError, in one line, for what cannot be read or is no grid."""
+        """The grid of a JSON file.
+
+        Raises:
+            ValueError: if the file cannot be read or is no grid.
+        """
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ValueError(f"{path}: not a grid: {explain(error)}") from error
+            raise ValueError(f"{path}: not a grid: {explain(error, CellConfig.model_fields)}") from error
         except OSError as error:
             raise ValueError(f"{path}: the grid cannot be read: {error.strerror}") from error
 
 
-def explain(error: ValidationError) -> str:
-    """What is wrong with a configuration, in one line: each field's place and its problem."""
-    said, problems = [], error.errors()
-    for problem in problems:
-        where = problem["loc"]
-        if any(other["loc"][: len(where)] == where != other["loc"] for other in problems):
-            continue  # what is wrong within it has made the whole wrong
-        place = ".".join(map(str, problem["loc"]))
-        text = "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
-        said.append(": ".join(filter(None, (place, text.removeprefix("Value error, ")))))
-    return "; ".join(said)
-
-
 def choose_preset(name: str | None, path: pathlib.Path | None) -> tuple[str, Preset]:
-    """The name and the grid of the preset `name` ("quick" where None), or of the file at `path`.
+    """The name and the grid of the preset `name` ("quick" if None), or of the file at `path`.
 
-    Raises ValueError where both are given, for an unknown name, and as `Preset.read`.
+    Raises:
+        ValueError: if both are given, there is no such preset, and as `Preset.read`.
     """
     if path is not None:
         if name is not None:
@@ -199,15 +190,15 @@ _LARGE = CellConfig(
     test_clips=2000,
     probe_clips=8,
 )
-_VARIANTS = {"variant": tuple(variant for variant in VARIANTS if variant != REFERENCE)}
+_VARIANTS = {"variant": tuple(variant for variant in CELL_VARIANTS if variant != REFERENCE)}
 _SIZES = {"d_state": (4, 64), "depth": (1, 4)}
 _READ_OUTS = ("first", "none")
 _LENGTHS = {"recall": (8, 16, 32), "relation": (5, 6, 8), "direction": (8, 16, 32)}
 
 
-def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Block:
+def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Ablation:
     """A base with other fields, and its changes: by default every other variant."""
-    return Block(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=dict(changes))
+    return Ablation(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=dict(changes))
 
 
 PRESETS: Mapping[str, Preset] = {

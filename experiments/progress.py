@@ -1,4 +1,4 @@
-"""How far a grid is, read from its folder, so that it is the same wherever the cells run."""
+"""The progress of a grid, read from its folder, so that it is the same wherever the cells run."""
 
 import contextlib
 import json
@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
+from analysis.terminal import progress_bar
 from experiments.cell import CELL, FAILED, CellConfig
 from experiments.runs import METRICS
 
@@ -18,12 +19,12 @@ PERIOD = 0.5
 """Seconds between looks at the folder."""
 
 TRAINING = 0.9
-"""The part of a cell's time that training is taken for."""
+"""The part of a cell's time that training is assumed to take."""
 
 
 @contextlib.contextmanager
 def shown(cells: Sequence[CellConfig], folders: Sequence[pathlib.Path], console: Console) -> Iterator[None]:
-    """While inside, show progress with the time left: a bar on a terminal, elsewhere a line for each cell."""
+    """Show progress with the time left inside the block: a bar on a terminal, and one line for each cell."""
     progress = _Progress(cells, folders, console)
     stop = threading.Event()
 
@@ -52,14 +53,8 @@ class _Progress:
         for folder in [folder for folder in self._open if (folder / CELL).exists()]:
             del self._open[folder]
         self._began, self._before = time.monotonic(), self._work()
-        columns = (
-            TextColumn("cells"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._task = self.bar.add_task("", total=self._total, completed=self._ended, left="")
+        self.bar = progress_bar(TextColumn("{task.fields[left]}"), console=console)
+        self._task = self.bar.add_task("cells", total=self._total, completed=self._ended, left="")
 
     @property
     def _ended(self) -> int:
@@ -77,7 +72,7 @@ class _Progress:
         self.bar.update(self._task, completed=self._ended, left=self._left())
 
     def _work(self) -> float:
-        """Cells' worth of work done, parts of the cells that are being trained among it."""
+        """The work done, in cells; cells that are being trained count in part."""
         return self._ended + sum(_part(folder, cell) for folder, cell in self._open.items())
 
     def _left(self) -> str:
@@ -95,7 +90,7 @@ def describe(cell: CellConfig) -> str:
 
 
 def outcome(folder: pathlib.Path) -> str | None:
-    """What became of a cell, or None where it is not at its end."""
+    """What became of a cell; None if it has not ended."""
     if (folder / CELL).exists():
         accuracy = json.loads((folder / CELL).read_text(encoding="utf-8"))["accuracy"]
         return f"accuracy {100 * accuracy:.1f} %"

@@ -1,16 +1,16 @@
 """Trains one model on one task: `python -m experiments.train --task photo-pan --steps 1000 --out runs/one`.
 
-A run can be stopped or killed at any step and continued by the same command, and ends with the same bits as
-if it had not been. That rests on one rule: the learning rate, the clips of a batch and the random draws of a
-step are functions of the configuration and the step, so that weights, optimiser moments and the step's number
-are all there is to save.
+A run can be stopped or killed at any step. The same command continues it, and it ends with the same bits as if it had
+not been interrupted. That rests on one rule: the learning rate, the clips of a batch and the random draws of a step are
+functions of the configuration and the step, so that weights, optimiser moments and the step's number are all there is
+to save.
 
 `accelerate launch --num_processes N -m experiments.train ...` spreads each batch over N GPUs. Over N processes on a
 CPU it does so with ACCELERATE_USE_CPU=true in the environment and --multi_gpu among the flags; --cpu asks for mpirun.
 
 A run's folder holds config.json, metrics.jsonl, checkpoint.pt until the run is finished, and then
-weights.safetensors. Where weights are averaged (`ema_decay`), that file is the average, and last_step.safetensors the
-weights of the last step. bad_videos.json names the videos of a list that could not be read.
+weights.safetensors. If weights are averaged (`ema_decay`), that file is the average, and last_step.safetensors holds
+the weights of the last step. bad_videos.json names the videos of a list that could not be read.
 """
 
 import json
@@ -20,20 +20,21 @@ from typing import Annotated, Any
 
 import typer
 from accelerate import PartialState
-from rich.console import Console
 
+from analysis.terminal import Stopped, run_app
 from experiments.training.config import TrainConfig
 from experiments.training.loop import train
-from experiments.training.run import BAD_VIDEOS
-from experiments.training.stopping import Stopped
+from experiments.training.state import BAD_VIDEOS
 
-__all__ = ["Stopped", "TrainConfig", "main", "train"]
+__all__ = ["RECIPES", "Stopped", "TrainConfig", "app", "train"]
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
+app = typer.Typer(add_completion=False)
+
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`name=value` pairs, values read as JSON where they are JSON and as text otherwise."""
+    """Read `name=value` pairs; a value is JSON if it can be read as such, and text otherwise."""
     parsed = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -47,13 +48,13 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
 
 
 def _recipe(name: str) -> pathlib.Path:
-    """The file of a recipe. Raises ValueError for one that there is not."""
     names = sorted(path.stem for path in RECIPES.glob("*.json"))
     if name not in names:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(names)}")
     return RECIPES / f"{name}.json"
 
 
+@app.command()
 def main(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of the run; a run in it goes on.")],
     config: Annotated[pathlib.Path | None, typer.Option(help="JSON file of TrainConfig's fields.")] = None,
@@ -84,42 +85,22 @@ def main(
     ] = None,
 ) -> None:
     """Train a model, or go on with a run that was stopped or killed. Options go before the file's values."""
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        flags = {
-            "task": task,
-            "model": model,
-            "variant": variant,
-            "steps": steps,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "init": init,
-            "train_list": train_list,
-            "root": root,
-            "labels": labels,
-            "save_every": save_every,
-        }
-        if config is not None and recipe is not None:
-            raise ValueError("--config and --recipe: both are files of fields; give one of them")
-        file = config if recipe is None else _recipe(recipe)
-        chosen = TrainConfig.read(file, {**flags, **_parse_settings(settings or [])})
-        weights = train(chosen, out, progress=sys.stderr.isatty())
-    except Stopped as stopped:
-        console.print(str(stopped), markup=False, highlight=False)
-        raise typer.Exit(128 + stopped.signal) from None
-    except ValueError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+    given = locals()
+    flags = {name: given[name] for name in TrainConfig.model_fields if name in given}
+    if config is not None and recipe is not None:
+        raise ValueError("--config and --recipe: both are files of fields; give one of them")
+    file = config if recipe is None else _recipe(recipe)
+    chosen = TrainConfig.read(file, {**flags, **_parse_settings(settings or [])})
+    weights = train(chosen, out, progress=sys.stderr.isatty())
     if PartialState().is_main_process:
         bad = weights.with_name(BAD_VIDEOS)
         if bad.exists():
             count = len(json.loads(bad.read_text(encoding="utf-8")))
-            note = f"{count} videos of the list could not be read and were replaced: {bad} names them"
-            console.print(note, markup=False, highlight=False)
+            said = f"{count} videos of the list could not be read and were replaced: {bad} names them"
+            typer.echo(said, err=True)
         typer.echo(weights)
     PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

@@ -86,7 +86,6 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-
 def console() -> int:
     """The console script `vmp`: see that the commands are this project's, then run them.
 
@@ -97,14 +96,19 @@ def console() -> int:
     found = find_spec("analysis")
     origin = None if found is None or found.origin is None else Path(found.origin).resolve()
     if origin is None or origin.parent != own:
-        met = "is missing" if origin is None else f"is another package, {origin}, which shadows this toolkit's {own}"
+        met = (
+            "is missing"
+            if origin is None
+            else f"is another package, {origin}, which shadows this toolkit's {own}"
+        )
         print(f"error: the package analysis {met}; see PYTHONPATH and the current folder", file=sys.stderr)
         return 2
     try:
         cli = import_module("analysis.cli")
     except ModuleNotFoundError as error:
+        extra = "pip install 'vmp-toolkit[all]'"
         print(
-            f"error: {error.name} is not installed; install the toolkit with its extras: pip install 'vmp-toolkit[all]'",
+            f"error: {error.name} is not installed; install the toolkit with its extras: {extra}",
             file=sys.stderr,
         )
         return 2

@@ -41,7 +41,8 @@ def attention_capture(
 ) -> AttentionCapture:
     """The capture of one plain multi-head attention, logits scaled by the root of a head's width.
 
-    Raises CaptureError where tokens are not those of the layout, or keys and queries have other widths (grouped heads).
+    Raises:
+        CaptureError: Tokens are not those of the layout, or keys and queries have other widths (grouped heads).
     """
     if hidden.shape[1] != layout.length:
         raise CaptureError(

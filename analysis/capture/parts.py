@@ -48,7 +48,8 @@ class Site:
 def part(mixer: nn.Module, layer: int, path: str, kind: type[Part]) -> Part:
     """A submodule whose weights can be read.
 
-    Raises CaptureError where it is absent, of another kind (fused, wrapped by an adapter), or quantised.
+    Raises:
+        CaptureError: The submodule is absent, of another kind (fused, wrapped by an adapter), or quantised.
     """
     owner = type(mixer).__name__
     try:
@@ -71,7 +72,11 @@ def part(mixer: nn.Module, layer: int, path: str, kind: type[Part]) -> Part:
 
 
 def parameter(mixer: nn.Module, layer: int, name: str) -> Tensor:
-    """A parameter of the mixer itself, detached. Raises CaptureError where it is absent."""
+    """A parameter of the mixer itself, detached.
+
+    Raises:
+        CaptureError: The parameter is absent.
+    """
     found = getattr(mixer, name, None)
     if not isinstance(found, Tensor) or not found.is_floating_point():
         raise CaptureError(f"layer {layer}: {type(mixer).__name__} has no floating point parameter {name}")

@@ -9,12 +9,10 @@ from typing import Annotated
 import typer
 
 from analysis.command import (
-    HELP,
     OUTPUTS,
     JsonOption,
     OutOption,
     RequestFor,
-    new_app,
     session,
     show_or_print,
     with_request_options,
@@ -27,6 +25,7 @@ from analysis.engine import run
 from analysis.relevance import Relevance
 from analysis.request import Opened, RequestError, open_request
 from analysis.result import with_notes
+from analysis.terminal import HELP, new_app
 
 app = new_app()
 

@@ -14,12 +14,10 @@ from matplotlib.figure import Figure
 
 from analysis.command import (
     EXAMPLE,
-    HELP,
     CheckpointOption,
     JsonOption,
     OutOption,
     RequestFor,
-    new_app,
     probe_and_show,
     with_request_options,
 )
@@ -29,6 +27,7 @@ from analysis.contradiction.measure import Contradiction
 from analysis.engine import Entry
 from analysis.request import Opened, open_request
 from analysis.result import Result
+from analysis.terminal import HELP, new_app
 
 app = new_app()
 

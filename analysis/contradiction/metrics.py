@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analysis.contradiction.entries import Entries
+from analysis.matrix.base import Entries
 
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 """Quantiles kept of every distribution."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from jaxtyping import Float
 
+from analysis.capture import Capture
 from analysis.decay.metrics import (
     MIN_PAIRS,
     QUANTILES,
@@ -247,8 +248,8 @@ class Decay(Measure):
 
 
 def _predicted(view: View) -> np.ndarray | None:
-    """Quantiles of the predicted half-life, the same in every scope; computed once a direction."""
-    if not view.capture.is_scan:
+    """Quantiles of the predicted half-life, the same in every scope; None for self-attention."""
+    if not isinstance(view.capture, Capture):
         return None
     terms = view.capture.terms
     return predicted_half_life(numpy_of(terms.A), numpy_of(terms.delta)[0])

@@ -154,12 +154,20 @@ class AttentionMatrix(ABC):
         return None
 
     def row(self, i: int) -> Float[Tensor, "B D L"]:
-        """M[i, :], what output i reads of every token. Raises IndexError where there is no row i."""
+        """M[i, :], what output i reads of every token.
+
+        Raises:
+            IndexError: There is no row i.
+        """
         i = self._position(i, "row")
         return self.tile(slice(i, i + 1), slice(0, self.length))[:, :, 0]
 
     def column(self, j: int) -> Float[Tensor, "B D L"]:
-        """M[:, j], what token j gives to every output. Raises IndexError where there is no column j."""
+        """M[:, j], what token j gives to every output.
+
+        Raises:
+            IndexError: There is no column j.
+        """
         j = self._position(j, "column")
         return self.tile(slice(0, self.length), slice(j, j + 1))[..., 0]
 
@@ -301,7 +309,11 @@ class AttentionMatrix(ABC):
         return x.flip(-1) if self.reverse else x
 
     def _steps(self, *pairs: Int[Tensor, " P"]) -> tuple[Int[Tensor, " P"], ...]:
-        """Positions of pairs as steps. Raises IndexError where one is outside the sequence."""
+        """Positions of pairs as steps.
+
+        Raises:
+            IndexError: A position is outside the sequence.
+        """
         L, found = self.length, []
         for positions in pairs:
             if len(positions) and not -L <= int(positions.min()) <= int(positions.max()) < L:

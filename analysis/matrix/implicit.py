@@ -1,18 +1,18 @@
 """The matrix that a selective scan applies to its input, without ever holding all of it.
 
-With ``S_i = sum_{k<=i} delta_k`` the scan is, channel by channel, ``y = alpha u + beta + D u`` with
+With `S_i = sum_{k<=i} delta_k` the scan is, channel by channel, `y = alpha u + beta + D u` with
 
     alpha_ij = sum_n C_i[n] exp(A[n] (S_i - S_j)) w_j[n]      for j <= i, else 0
     w_j[n]   = delta_j B_j[n]                                 the token's own input
              + exp(A[n] delta_j)                              residual "elemental", or "initial" and j = 1
     beta_i   = sum_n C_i[n] exp(A[n] S_i) h_0[n]
 
-``alpha`` is the hidden attention of Ali, Zimerman and Wolf (arXiv 2403.01590, eq. 12), here with the options of
+`alpha` is the hidden attention of Ali, Zimerman and Wolf (arXiv 2403.01590, eq. 12), here with the options of
 VideoMambaPro (arXiv 2406.19006). It is D matrices of L x L for each layer, direction and clip, so the class below
 hands out parts of it.
 
 A tile is filled without an exponent above zero. A rectangle whose columns all come before its rows is a product of
-two thin factors around the boundary p between them, ``exp(A (S_i - S_p))`` and ``exp(A (S_p - S_j))``; a square on
+two thin factors around the boundary p between them, `exp(A (S_i - S_p))` and `exp(A (S_p - S_j))`; a square on
 the diagonal is halved until it is small enough to exponentiate pair by pair.
 """
 
@@ -169,7 +169,7 @@ class ImplicitAttention(AttentionMatrix):
             elemental=self.residual == "elemental",
             initial=self.residual == "initial",
             mask=self.mask_diagonal,
-            first=self.diagonal(0) if masked else torch.zeros_like(one[..., 0]),
+            first=self.diagonal(0) if masked else self.delta.new_zeros(self.batch, self.channels),
             gate=ones,
             skip=torch.zeros_like(self.rate[:, 0]),
             slope=ones,

@@ -31,8 +31,8 @@ HELD = 0.9 - 1e-9
 class Strip:
     """Some rows of W with all their keys.
 
-    ``weight`` (B, r, L); ``signed`` the mean of M over channels, or None where no reducer asks for it; ``allowed``
-    (r, L) which keys the rows may see by structure; ``share`` P in float64 and ``valid`` which rows have one.
+    `weight` (B, r, L); `signed` the mean of M over channels, or None where no reducer asks for it; `allowed`
+    (r, L) which keys the rows may see by structure; `share` P in float64 and `valid` which rows have one.
     """
 
     rows: slice
@@ -65,16 +65,16 @@ def reduce(
     layout: TokenLayout | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run one pass over ``operator`` and return each reducer's result under its class name.
+    """Run one pass over `operator` and return each reducer's result under its class name.
 
     Args:
-        operator: the matrix; its scope decides what W is.
-        reducers: each of another class.
-        layout: class tokens, frames and patches of the sequence; quantities by frame need it.
-        progress: called with (rows done, rows in all) after each strip.
+        operator: The matrix; its scope decides what W is.
+        reducers: What to compute, each of another class.
+        layout: Class tokens, frames and patches of the sequence; quantities by frame need it.
+        progress: A function that is called with (rows done, rows in all) after each strip.
 
     Raises:
-        ValueError: two reducers of one class, or a layout of another length.
+        ValueError: Two reducers are of one class, or the layout is of another length.
     """
     names = [type(reducer).__name__ for reducer in reducers]
     if len(set(names)) != len(names):
@@ -169,7 +169,7 @@ class ColumnMass(Reducer):
 class LagProfileResult:
     """Sums of W by lag, and how many allowed pairs each sum has.
 
-    ``sums`` (B, L) and ``counts`` (L,) by token lag; ``frame_sums`` (B, T) and ``frame_counts`` (T,) over patch
+    `sums` (B, L) and `counts` (L,) by token lag; `frame_sums` (B, T) and `frame_counts` (T,) over patch
     tokens by frame lag, None without frames. Means are NaN where no pair is allowed.
     """
 
@@ -228,10 +228,10 @@ class LagProfile(Reducer):
 @final
 @dataclass(frozen=True, eq=False)
 class DistancesResult:
-    """Mean distance over rows, each (B,) float64: ``token`` in tokens, ``frame`` in frames, ``patch`` in patches.
+    """Mean distance over rows, each (B,) float64: `token` in tokens, `frame` in frames, `patch` in patches.
 
-    ``uniform_*`` is the same for a matrix that is uniform over the same allowed pairs and rows. Frame and patch
-    distances are over patch tokens, with P taken among them; NaN without frames. ``empty_rows`` counts rows whose
+    `uniform_*` is the same for a matrix that is uniform over the same allowed pairs and rows. Frame and patch
+    distances are over patch tokens, with P taken among them; NaN without frames. `empty_rows` counts rows whose
     sum is 0, which are left out.
     """
 
@@ -308,7 +308,7 @@ class Distances(Reducer):
 @final
 @dataclass(frozen=True, eq=False)
 class EffectiveContextResult:
-    """``tokens`` (B,) float64, the mean over rows; ``empty_rows`` (B,) rows of sum 0, which are left out."""
+    """`tokens` (B,) float64, the mean over rows; `empty_rows` (B,) rows of sum 0, which are left out."""
 
     tokens: Float[Tensor, " B"]
     empty_rows: Int[Tensor, " B"]
@@ -339,8 +339,8 @@ class EffectiveContext(Reducer):
 class FrameMatrixResult:
     """Fractions of P by frame.
 
-    ``frames`` (B, T, T): F[s, t], what a token of frame s gives to frame t, NaN where frame s has no row with a sum.
-    ``class_row`` (B, T): what the class token gives to each frame; ``class_self`` (B,): to the class tokens. Both are
+    `frames` (B, T, T): F[s, t], what a token of frame s gives to frame t, NaN where frame s has no row with a sum.
+    `class_row` (B, T): what the class token gives to each frame; `class_self` (B,): to the class tokens. Both are
     means over the class tokens, and NaN without one or where its row has sum 0.
     """
 

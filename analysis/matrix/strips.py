@@ -1,7 +1,7 @@
 """Strips of W on the CPU, compiled: the same numbers as `AttentionMatrix.weigh`, many times sooner.
 
 A pass goes through the steps in strips of rows. Columns before a strip that starts at step p + 1 are far: their entries
-are products of factors ``exp(A (S_i - S_p)) C_i`` and ``exp(A (S_p - S_j)) w_j``, which no exponent above 0 enters. The
+are products of factors `exp(A (S_i - S_p)) C_i` and `exp(A (S_p - S_j)) w_j`, which no exponent above 0 enters. The
 rows' are made once a strip; the columns' once a strip too, next to where they are used, which costs a tenth of the
 products and keeps memory at a strip, whatever L is. Entries on and near the diagonal come from the recurrence, one row
 after the other. Convolution, gate, skip and scale of the wider scopes are folded into the factors.
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,11 +101,12 @@ class _Clip:
         D, N = factors.rate.shape
         self._shares = min(SHARES, D)
         self._rows = torch.zeros((D, N * ROWS), dtype=self._dtype).numpy()
-        self._scan: tuple[Any, ...] = (
+        self._scan = (
             _numbers(factors.rate * LOG2_E),
             _numbers(factors.elapsed[0]),
             _numbers(factors.step[0]),
-            *(_array(x[0, ..., :1] if x.stride(-1) == 0 else x[0]) for x in (factors.write, factors.read)),
+            _maps(factors.write),
+            _maps(factors.read),
         )
         self._options = (factors.elemental, factors.initial)
         self._mask = (factors.mask, _array(factors.first[0]))
@@ -154,6 +154,11 @@ def _grows(factors: Factors) -> bool:
 def _numbers(x: Tensor) -> np.ndarray:
     """As an array, NaN without a payload: `exp2` would take its low bits for an exponent."""
     return _array(x.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=-torch.inf))
+
+
+def _maps(x: Float[Tensor, "1 G N L"]) -> np.ndarray:
+    """One clip's (G, N, L), or (G, N, 1) where it is constant in L."""
+    return _array(x[0, ..., :1] if x.stride(-1) == 0 else x[0])
 
 
 def _array(x: Tensor) -> np.ndarray:

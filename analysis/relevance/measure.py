@@ -172,7 +172,7 @@ class Relevance(Measure):
             )
         except NoPrediction:
             return {}
-        found = {"predicted_class": target, "predicted_probability": probability}
+        found: dict[str, Any] = {"predicted_class": target, "predicted_probability": probability}
         found["relevance_by_frame"] = _by_frame(tokens, layout)
         areas = np.full((len(PARTS), len(RANKINGS)), np.nan)
         for place, part in enumerate(PARTS):

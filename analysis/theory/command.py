@@ -18,16 +18,17 @@ from analysis import command as shared
 from analysis.draw import write_figures
 from analysis.files import replacing
 from analysis.request import Request
+from analysis.terminal import HELP, new_app
 from analysis.theory.claims import CLAIMS
 from analysis.theory.figures import figure_makers
 from analysis.theory.run import CHANNELS, STEPS, Finding, TheoryResult, run
 
 WRITTEN = ("result.json", "theory.csv", "figures")
 CLIPS = 2
-app = shared.new_app()
+app = new_app()
 
 
-@app.command("theory", **shared.HELP)
+@app.command("theory", **HELP)
 @partial(shared.with_request_options, without=("scope", "clips"))
 def theory(
     request_for: shared.RequestFor,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots import LOOKS, layer_axis, styled
+from analysis.draw import LOOKS, layer_axis, styled
 from analysis.theory.consequences import RESIDUALS
 from analysis.theory.run import TheoryResult
 

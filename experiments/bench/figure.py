@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots import styled
+from analysis.draw import styled
 from experiments.bench.peers import QUANTITIES
 from experiments.bench.results import BenchRun
 from experiments.bench.words import power

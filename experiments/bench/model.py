@@ -21,8 +21,8 @@ from experiments.bench.timing import Call
 from experiments.data.clip import ClipDataset
 from experiments.runs import RunFolder
 from experiments.training.config import TrainConfig
-from experiments.training.run import Run
 from experiments.training.start import make_model
+from experiments.training.state import TrainingState
 from vmp.mixer import MambaMixer
 
 WHOLE, WITHOUT = "whole", "scan left out"
@@ -114,7 +114,7 @@ class ModelBench:
         videos, labels = default_collate([dataset[index] for index in range(config.batch_size)])
         says = f"vmp_micro, {tuple(videos.shape)}, {model.token_layout().length} tokens, float32"
         with TemporaryDirectory() as folder:
-            run = Run(
+            run = TrainingState(
                 config, Accelerator(cpu=True), model, RunFolder(Path(folder), config.model_dump(mode="json"))
             )
             calls = self._both(lambda: run.update(videos, labels))

@@ -12,7 +12,7 @@ from analysis.inputs import denormalise
 from experiments.data.clip import Clip, ClipDataset, normalise
 from experiments.data.digits import Digits
 from experiments.data.direction import Direction
-from experiments.data.lists import Sample, read_list
+from experiments.data.lists import ListedVideo, read_list
 from experiments.data.photo_pan import PhotoPan
 from experiments.data.recall import Recall
 from experiments.data.relation import Relation
@@ -25,10 +25,10 @@ __all__ = [
     "ClipDataset",
     "Digits",
     "Direction",
+    "ListedVideo",
     "PhotoPan",
     "Recall",
     "Relation",
-    "Sample",
     "VideoViews",
     "denormalise",
     "digits_clips",

@@ -37,12 +37,12 @@ class ClipAugment:
         image_size: S = H = W of what comes out, pixels.
         scale: the least and largest share of the frame's area that a crop takes.
         ratio: the least and largest width over height of a crop.
-        flip: the probability of a horizontal flip. 0 where left and right are told apart, as in Something-Something.
-        operations: of RandAugment; 0 for none of it.
-        magnitude: of RandAugment's operations, above 0 and below 30.
+        flip: the probability of a horizontal flip; 0 if left and right are told apart, as in Something-Something.
+        operations: the number of RandAugment's operations; 0 for none.
+        magnitude: the strength of RandAugment's operations, above 0 and below 30.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if a number is out of range.
     """
 
     image_size: int = 224
@@ -71,7 +71,7 @@ class ClipAugment:
             raise ValueError(f"magnitude = {self.magnitude}: it must be above 0 and below 30")
 
     def __call__(self, frames: UInt8[np.ndarray, "T H W 3"], seed: Seed) -> Float[Tensor, "3 T S S"]:
-        """The augmented clip, normalised as `experiments.data.normalise` does: a function of `frames` and `seed`."""
+        """The augmented clip, normalised by `experiments.data.normalise`; it is a function of `frames` and `seed`."""
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(state[0]))  # kornia draws from the global generator
@@ -148,7 +148,7 @@ def mix(
         targets: (B, K), float32, rows sum to 1. With neither mixup nor cutmix, one-hot labels.
 
     Raises:
-        ValueError: for a negative alpha, or a `switch` that is no probability.
+        ValueError: if an alpha is negative, or `switch` is no probability.
     """
     if min(mixup_alpha, cutmix_alpha) < 0:
         raise ValueError(

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from experiments.data.clip import ClipDataset, check_shape, frame_times
+from experiments.data.clip import MadeClips, frame_times
 
 Target = Literal["direction", "digit"]
 
@@ -32,28 +32,22 @@ def _images() -> tuple[UInt8[np.ndarray, "K 12 12"], Int[np.ndarray, " K"]]:
 def split_samples(split: str) -> Int[np.ndarray, " K"]:
     """Indices into scikit-learn's digits: every fifth is held out, the rest is for training."""
     indices = np.arange(len(_images()[1]))
-    if split not in ("train", "held-out"):
-        raise ValueError(f"split {split!r}: it must be one of 'train', 'held-out'")
     return indices[(indices % 5 == 0) == (split == "held-out")]
 
 
 @final
-class Digits(ClipDataset):
+class Digits(MadeClips):
     """A digit of scikit-learn's bundled set (8x8 pixels, 1797 samples) in straight, steady motion, ours.
 
     Its size, speed and place are random; it stays inside the frame and is resampled bicubically at fractions
     of a pixel. Halfway through the clip its place is independent of the direction.
 
-    Args:
-        split: "train" or "held-out": disjoint, fixed sets of handwritten samples (`split_samples`).
-        target: what the label is: "direction" (8 classes) or "digit" (10).
-        num_frames: T.
-        image_size: H = W, pixels; from 32 on the digit is not reduced below its own 8 pixels.
-        seed: of the random draws; with the index, all that an item depends on.
-        size: number of clips.
+    Splits are disjoint, fixed sets of handwritten samples (`split_samples`). From an image_size of 32 on, the digit is
+    not reduced below its own 8 pixels.
 
-    Raises:
-        ValueError: for another split or target, or a number below 1.
+    Args:
+        target: what the label is: "direction" (8 classes) or "digit" (10).
+        split, num_frames, image_size, seed, size: as `MadeClips` takes them; an item depends on seed and index.
     """
 
     def __init__(
@@ -67,18 +61,10 @@ class Digits(ClipDataset):
     ) -> None:
         if target not in ("direction", "digit"):
             raise ValueError(f"target {target!r}: it must be one of 'direction', 'digit'")
-        check_shape(num_frames, image_size, size, seed)
-        self.split, self.target, self.seed = split, target, seed
-        self.num_frames, self.image_size = num_frames, image_size
+        super().__init__(split, num_frames, image_size, seed, size)
+        self.target = target
         self.classes = DIRECTIONS if target == "direction" else DIGITS
-        self._size = size
         self._samples = split_samples(split)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % len(self.classes)
 
     def name(self, index: int) -> str:
         return f"digit-{self.sample(index)}-{index}"

@@ -6,9 +6,9 @@ from typing import final
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.data.clip import ClipDataset, check_shape, frame_times
-from experiments.data.photo_pan import CONTRAST, SPLITS
-from experiments.data.pieces import digit, digit_pools, generator, scaled_photograph
+from experiments.data.clip import MadeClips, frame_times
+from experiments.data.photo_pan import CONTRAST, SPLIT_PHOTOGRAPHS
+from experiments.data.pieces import digit, digit_pools, scaled_photograph
 
 CLASSES = ("left", "right", "up", "down")
 SOURCES = ("digit", "photograph")
@@ -20,7 +20,7 @@ ATTEMPTS = 4  # at a piece of a photograph that is not flat
 
 
 @final
-class Direction(ClipDataset):
+class Direction(MadeClips):
     """A digit or a photograph moves straight and steadily; the label is the way what is shown moves. Ours.
 
     The label is of the picture, not of the camera: as a camera pans to the right, what it shows moves across the frame
@@ -31,15 +31,8 @@ class Direction(ClipDataset):
     moves along the rows or the columns, by fractions of a pixel (linear interpolation). In the train split a photograph
     is also mirrored and transposed at random.
 
-    Args:
-        split: "train" or "held-out": disjoint, fixed sets of handwritten samples and photographs.
-        num_frames: T; of a single frame, nothing tells the label.
-        image_size: H = W, pixels.
-        seed: of the random draws; with split and index, all that an item depends on.
-        size: number of clips.
-
-    Raises:
-        ValueError: for another split, or a number below 1.
+    Splits are disjoint, fixed sets of handwritten samples and photographs. Arguments are those of `MadeClips`; if a
+    clip has a single frame, nothing tells its label.
     """
 
     classes = CLASSES
@@ -47,18 +40,9 @@ class Direction(ClipDataset):
     def __init__(
         self, split: str, num_frames: int = 8, image_size: int = 64, seed: int = 0, size: int = 6000
     ) -> None:
-        check_shape(num_frames, image_size, size, seed)
+        super().__init__(split, num_frames, image_size, seed, size)
         self._samples = np.concatenate(digit_pools(split, 10))
-        self._photographs = next(names for name, names in SPLITS.items() if name == split)
-        self.split, self.seed = split, seed
-        self.num_frames, self.image_size = num_frames, image_size
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % len(CLASSES)
+        self._photographs = SPLIT_PHOTOGRAPHS[split]
 
     def name(self, index: int) -> str:
         return f"direction-{self.classes[self.label(index)]}-{self.source(index)}-{index}"
@@ -71,7 +55,7 @@ class Direction(ClipDataset):
         return {"source": self.source(index)}
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
-        rng = generator(self.seed, self.split, index)
+        rng = self.generator(index)
         travel = float(rng.uniform(*TRAVEL)) * self.image_size
         draw = self._draw_digit if self.source(index) == "digit" else self._draw_photograph
         return self._move(draw(rng, travel), travel, self.classes[self.label(index)])

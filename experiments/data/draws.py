@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from experiments.data.augment import ClipAugment
 from experiments.data.clip import check_shape
 from experiments.data.decode import Choose
-from experiments.data.lists import Sample
+from experiments.data.lists import ListedVideo
 from experiments.data.sampling import sample_segments, sample_stretch
 from experiments.data.video import read_frames
 
@@ -54,27 +54,28 @@ def collate(draws: Sequence[Drawn]) -> Drawn:
 
 @final
 class VideoDraws(Dataset[Drawn]):
-    """Sparse random frames (one of each of T equal segments: Wang et al., arXiv 1608.00859) of videos, augmented.
+    """Augmented clips of random frames of videos: one of each of T equal segments (Wang et al., arXiv 1608.00859).
 
-    A file that cannot be read is replaced by another of the list, drawn from (seed, epoch, clip, attempt), with that
-    one's label, and is named in `Drawn.bad`; `BadVideos` counts them and says when there are too many.
+    A file that cannot be read is replaced by another file of the list, drawn from (seed, epoch, clip, attempt), with
+    the label of that file. It is named in `Drawn.bad`; `BadVideos` counts such files and says when there are too many.
 
     Args:
-        samples: as from `experiments.data.lists`.
+        samples: as `experiments.data.lists` gives them.
         augment: the random view of each clip; its `image_size` is the size of the clips.
         num_frames: T.
-        seed: of all that is random.
-        repeats: views of each draw, augmented apart from the same frames (repeated sampling: Hoffer et al., arXiv
-            1901.09335); a draw has that many clips.
+        seed: the seed of everything that is random.
+        repeats: the number of views of each draw, each augmented from the same frames (repeated sampling: Hoffer et
+            al., arXiv 1901.09335); a draw has that many clips.
         stride: take every stride-th frame from a random one on, instead of sparse frames.
 
     Raises:
-        ValueError: for no samples or a number below 1; on a draw, if ATTEMPTS files in a row cannot be read.
+        ValueError: if there are no samples or a number is below 1; on a draw, if ATTEMPTS files in a row cannot be
+            read.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ListedVideo],
         augment: ClipAugment,
         num_frames: int = 8,
         seed: int = 0,
@@ -134,12 +135,12 @@ class BadVideos:
     """Counts the bad files of a list, each once, and refuses more than a share of it.
 
     Args:
-        total: length of the list.
+        total: the length of the list.
         max_bad: the largest share of it that may be bad.
-        known: bad files of the run so far, as `found` gave them: put it in a checkpoint.
+        known: the bad files of the run so far, as `found` gave them, for instance from a checkpoint.
 
     Raises:
-        ValueError: for a `max_bad` that is no share.
+        ValueError: if `max_bad` is no share.
     """
 
     def __init__(self, total: int, max_bad: float = 0.01, known: Mapping[int, str] | None = None) -> None:
@@ -150,7 +151,11 @@ class BadVideos:
         self._total = total
 
     def note(self, bad: Mapping[int, str]) -> None:
-        """Count these too. Raises ValueError, naming some, if there are now more than may be."""
+        """Count these too.
+
+        Raises:
+            ValueError: if there are now more than allowed; it names some.
+        """
         self.found |= bad
         if len(self.found) > self.limit:
             named = "; ".join(list(self.found.values())[-_NAMED:])

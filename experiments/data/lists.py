@@ -1,7 +1,7 @@
 """Lists of labelled videos: plain ones, and those of Kinetics-400, Something-Something V2, UCF101 and HMDB51.
 
-A file that a list names and that is not there is found out when it is read, as a damaged one is; a list of which
-nothing is there is refused at once.
+A listed file that is missing or damaged is noticed only when it is read. A list of which nothing is there is refused at
+once.
 """
 
 import csv
@@ -27,7 +27,7 @@ _PROBED = 100  # names of a list that are looked for, of which one has to be the
 
 @final
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ListedVideo:
     """A labelled video: a file, or a folder of images whose first `total_frames` are the video."""
 
     path: pathlib.Path
@@ -40,12 +40,13 @@ class Sample:
 class VideoList:
     """The videos of one list.
 
-    samples   the videos, in the list's order
-    classes   what labels 0, 1, ... mean
-    mirrored  whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right
+    Attributes:
+        samples: the videos, in the list's order.
+        classes: what labels 0, 1, ... mean.
+        mirrored: whether a mirrored clip keeps its class; not so in Something-Something, which tells left from right.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ListedVideo, ...]
     classes: tuple[str, ...]
     mirrored: bool = True
 
@@ -77,8 +78,8 @@ def read_dataset(
         labels: the file above.
 
     Raises:
-        ValueError: in one line that names the list and the line, for a list that cannot be read, is of another form,
-            is empty, or names no file that exists; and for a data set that is not known.
+        ValueError: if the list cannot be read, is of another form, is empty, or names no file that exists, or if there
+            is no such data set; the message names the list and the line.
     """
     if dataset not in _READERS:
         raise ValueError(f"data set {dataset!r}: it must be one of {', '.join(DATASETS)}")
@@ -90,15 +91,14 @@ def read_dataset(
     return found
 
 
-def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
+def read_list(path: PathLike, root: PathLike = "") -> list[ListedVideo]:
     """The samples of a list file, with lines `path label` or `frame_folder total_frames label`.
 
-    Fields are apart by spaces, tabs or commas, and a path may hold spaces. Blank lines are passed over.
-    Whether a line is of the second form is told by its path being a folder under `root`, so `clip 12 3` may
-    be either.
+    Fields are separated by spaces, tabs or commas, and a path may contain spaces. Blank lines are skipped. A line is of
+    the second form if its path is a folder under `root`, so `clip 12 3` may be either.
 
     Raises:
-        ValueError: naming the list and the line, if it cannot be read, has a line of neither form, or has no lines.
+        ValueError: if the list cannot be read, has a line of neither form, or has no lines; the message names them.
     """
     return [_parse_line(line, pathlib.Path(root), where) for where, line in read_lines(path)]
 
@@ -106,7 +106,7 @@ def read_list(path: PathLike, root: PathLike = "") -> list[Sample]:
 _LINE = re.compile(r"(?P<path>\S.*?)(?:[\s,]+(?P<total>\d+))?[\s,]+(?P<label>\d+)")
 
 
-def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
+def _parse_line(line: str, root: pathlib.Path, where: str) -> ListedVideo:
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(
@@ -115,8 +115,8 @@ def _parse_line(line: str, root: pathlib.Path, where: str) -> Sample:
         )
     label, folder = int(match["label"]), root / match["path"]
     if match["total"] is not None and folder.is_dir():
-        return Sample(folder, label, int(match["total"]))
-    return Sample(root / line[: match.start("label")].rstrip(" \t,"), label)
+        return ListedVideo(folder, label, int(match["total"]))
+    return ListedVideo(root / line[: match.start("label")].rstrip(" \t,"), label)
 
 
 def _plain(
@@ -168,7 +168,7 @@ def _kinetics(listing: PathLike, root: pathlib.Path, labels: PathLike | None) ->
     files = find_videos(root, {*timed, *untimed}, depth=2)
     numbers = _numbers(classes)
     samples = [
-        Sample(
+        ListedVideo(
             files.get(name) or files.get(short) or root / f"{name}.mp4",
             _number(row["label"], numbers, where),
         )
@@ -203,7 +203,7 @@ def _something(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -
     files = find_videos(root, {str(entry["id"]) for entry in entries}, depth=0)
     numbers = _numbers(classes)
     samples = [
-        Sample(
+        ListedVideo(
             files.get(str(entry["id"])) or root / f"{entry['id']}.webm",
             _number(re.sub(r"[\[\]]", "", entry["template"]), numbers, f"{listing}, entry {position}"),
         )
@@ -229,7 +229,7 @@ def _ucf(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vide
             raise ValueError(
                 f"{where}: class {number.strip()}, but {index} numbers {classes[label]} as {label + 1}"
             )
-        samples.append(Sample(root / file, label))
+        samples.append(ListedVideo(root / file, label))
     return VideoList(tuple(samples), tuple(classes))
 
 
@@ -259,7 +259,7 @@ def _hmdb(listing: PathLike, root: pathlib.Path, labels: PathLike | None) -> Vid
                     f"{where}: {line!r} is not `file.avi use`, with use 0, 1 (train) or 2 (test)"
                 )
             if use == wanted:
-                samples.append(Sample(root / classes[label] / name.strip(), label))
+                samples.append(ListedVideo(root / classes[label] / name.strip(), label))
     if not samples:
         raise ValueError(f"{place}: no video in it is for {part}")
     return VideoList(tuple(samples), classes)
@@ -285,7 +285,7 @@ def _number(name: str, numbers: Mapping[str, int], where: str) -> int:
     return numbers[name]
 
 
-def _within(samples: Sequence[Sample], classes: int, listing: PathLike) -> tuple[Sample, ...]:
+def _within(samples: Sequence[ListedVideo], classes: int, listing: PathLike) -> tuple[ListedVideo, ...]:
     for sample in samples:
         if sample.label >= classes:
             raise ValueError(f"{listing}: {sample.path}: label {sample.label}: there are {classes} classes")

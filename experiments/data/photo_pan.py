@@ -9,7 +9,7 @@ own.
 import dataclasses
 import functools
 import math
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import skimage.data
@@ -17,9 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from experiments.data.clip import ClipDataset, check_shape, frame_times
-
-Split = Literal["train", "held-out"]
+from experiments.data.clip import MadeClips, frame_times
 
 CLASSES = ("pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out")
 _PAN = {"pan left": (-1, 0), "pan right": (1, 0), "pan up": (0, -1), "pan down": (0, 1)}
@@ -42,7 +40,7 @@ PHOTOGRAPHS = (
     "rocket",
 )
 # Every third name of the alphabet's order, so that no result could choose them.
-SPLITS: dict[Split, tuple[str, ...]] = {
+SPLIT_PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": tuple(name for i, name in enumerate(PHOTOGRAPHS) if i % 3 != 2),
     "held-out": PHOTOGRAPHS[2::3],
 }
@@ -74,7 +72,7 @@ def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 @final
 @dataclasses.dataclass(frozen=True)
-class Path:
+class WindowPath:
     """Where the window is halfway through a clip (source pixels), and how far it moves if it pans or zooms.
 
     Nothing here depends on the class: halfway, clips of all six classes show the same thing, and the
@@ -97,18 +95,18 @@ class Path:
         return np.stack([x - half, y - half, x + half, y + half], axis=1)
 
 
-def _draw_path(rng: np.random.Generator, width: int, height: int) -> Path:
+def _draw_path(rng: np.random.Generator, width: int, height: int) -> WindowPath:
     reach = 1 + TRAVEL[1]  # of every path, in sides; zooms stay within it as sqrt(ZOOM[1]) is less
     side = min(width, height) / reach * SMALLEST ** rng.random()
     margin = side * reach / 2
     x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
-    return Path(x, y, side, rng.uniform(*TRAVEL), math.exp(rng.uniform(*np.log(ZOOM))))
+    return WindowPath(x, y, side, rng.uniform(*TRAVEL), math.exp(rng.uniform(*np.log(ZOOM))))
 
 
-def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> Path:
+def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> WindowPath:
     """The first path drawn whose middle window is not a flat piece of sky, or the least flat of ATTEMPTS."""
 
-    def contrast(path: Path) -> float:
+    def contrast(path: WindowPath) -> float:
         left, top, right, bottom = path.boxes("", 1)[0].astype(int)
         return float(grey[top:bottom, left:right].std())
 
@@ -122,7 +120,7 @@ def _textured_path(rng: np.random.Generator, grey: Float[np.ndarray, "H W"]) -> 
 
 
 @final
-class PhotoPan(ClipDataset):
+class PhotoPan(MadeClips):
     """Pans and zooms over photographs, ours: six classes, constant speed, and random place, size and speed.
 
     Every frame is resampled from the photograph at full precision of the window's place by Pillow's
@@ -133,15 +131,7 @@ class PhotoPan(ClipDataset):
     Consecutive clips go through all pairs of class and photograph. In the train split the photograph is also
     mirrored and transposed at random (the class is that of the clip as seen).
 
-    Args:
-        split: "train" or "held-out": disjoint, fixed sets of photographs (SPLITS).
-        num_frames: T.
-        image_size: H = W, pixels.
-        seed: of the random draws; with the index, all that an item depends on.
-        size: number of clips.
-
-    Raises:
-        ValueError: for another split, or a number below 1.
+    Splits are disjoint, fixed sets of photographs (SPLIT_PHOTOGRAPHS); arguments are those of `MadeClips`.
     """
 
     classes = CLASSES
@@ -149,27 +139,17 @@ class PhotoPan(ClipDataset):
     def __init__(
         self, split: str, num_frames: int = 8, image_size: int = 64, seed: int = 0, size: int = 6000
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r}: it must be one of {', '.join(map(repr, SPLITS))}")
-        check_shape(num_frames, image_size, size, seed)
-        self.split, self.num_frames, self.image_size, self.seed = split, num_frames, image_size, seed
-        self.photographs = SPLITS[split]
-        self._size = size
+        super().__init__(split, num_frames, image_size, seed, size)
+        self.photographs = SPLIT_PHOTOGRAPHS[split]
         self._images = [Image.fromarray(photograph(name)) for name in self.photographs]
         self._grey = [np.asarray(image.convert("L"), np.float32) / 255 for image in self._images]
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % len(CLASSES)
 
     def name(self, index: int) -> str:
         return f"{self.photographs[self._photo(index)]}-{index}"
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
         photo, label = self._photo(index), CLASSES[self.label(index)]
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), index])
+        rng = self.generator(index)
         path = _textured_path(rng, self._grey[photo])
         mirror, transpose = rng.random(2) < (0.5 if self.split == "train" else 0)
         if mirror:
@@ -184,7 +164,7 @@ class PhotoPan(ClipDataset):
         photos = len(self.photographs)
         return (index + index // math.lcm(len(CLASSES), photos)) % photos
 
-    def _render(self, photo: int, path: Path, label: str) -> UInt8[np.ndarray, "T H W 3"]:
+    def _render(self, photo: int, path: WindowPath, label: str) -> UInt8[np.ndarray, "T H W 3"]:
         image, size = self._images[photo], (self.image_size, self.image_size)
         boxes = path.boxes(label, self.num_frames)
         windows = [image.resize(size, Image.Resampling.BICUBIC, tuple(box)) for box in boxes]

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from experiments.data.digits import split_samples
-from experiments.data.photo_pan import SPLITS, photograph
+from experiments.data.photo_pan import photograph
 
 ORANGE, BLUE = (255, 128, 0), (0, 128, 255)  # tell apart by anyone, and by any channel's sum
 _DIGIT = 3 / 4  # side of a digit in a frame, in sides of the frame
@@ -48,18 +48,13 @@ def grey_photograph(name: str, side: int) -> UInt8[np.ndarray, "H W"]:
 
 @functools.cache
 def digit_pools(split: str, classes: int) -> tuple[Int[np.ndarray, " K"], ...]:
-    """The samples of digits 0, ..., classes - 1 that a split may show. Raises ValueError for another split."""
+    """The samples of digits 0, ..., classes - 1 that a split may show."""
     samples, target = split_samples(split), load_digits().target
     return tuple(samples[target[samples] == digit] for digit in range(classes))
 
 
-def generator(seed: int, split: str, index: int) -> np.random.Generator:
-    """The random draws of one clip: of another seed, split or index, others."""
-    return np.random.default_rng([seed, list(SPLITS).index(split), index])  # type: ignore[arg-type]
-
-
 def check_classes(classes: int, least: int) -> None:
-    """Raise ValueError unless there are so many classes of digits."""
+    """Raise ValueError unless the number of classes of digits is from `least` to 10."""
     if not least <= classes <= 10:
         raise ValueError(f"digits = {classes}: it must be from {least} to 10")
 

@@ -6,20 +6,19 @@ from typing import final
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.data.clip import ClipDataset, check_shape
-from experiments.data.pieces import ORANGE, check_classes, digit_pools, generator, mark, paste_digit
+from experiments.data.clip import MadeClips
+from experiments.data.pieces import ORANGE, check_classes, digit_pools, mark, paste_digit
 
 DIGITS = 10
 
 
 def blind_guess(num_frames: int, digits: int = DIGITS) -> float:
-    """The accuracy of a guess at the class that most frames of a clip show, without regard to the mark: what recall
-    has to surpass."""
+    """The accuracy of a guess at the class that most frames of a clip show, which is what recall has to surpass."""
     return math.ceil(num_frames / math.ceil(digits / 2)) / num_frames
 
 
 @final
-class Recall(ClipDataset):
+class Recall(MadeClips):
     """T frames with a handwritten digit each; one frame, the cue, has an orange edge, and its digit is the label. Ours.
 
     The cue's frame is uniform, and independent of the label. A clip shows half of the K classes, drawn at random, as
@@ -29,16 +28,11 @@ class Recall(ClipDataset):
     recall. Were all classes in every clip, a model would learn nothing of digits before it heeds the mark, and small
     ones do not start.
 
-    Args:
-        split: "train" or "held-out": disjoint, fixed sets of handwritten samples (`digits.split_samples`).
-        num_frames: T.
-        image_size: H = W, pixels.
-        seed: of the random draws; with split and index, all that an item depends on.
-        size: number of clips.
-        digits: K, classes of digits, 3 to 10: 0, ..., K - 1.
+    Splits are disjoint, fixed sets of handwritten samples (`digits.split_samples`).
 
-    Raises:
-        ValueError: for another split, or a number out of range.
+    Args:
+        split, num_frames, image_size, seed, size: as `MadeClips` takes them.
+        digits: K, the number of classes, 3 to 10: digits 0, ..., K - 1.
     """
 
     def __init__(
@@ -51,22 +45,13 @@ class Recall(ClipDataset):
         digits: int = DIGITS,
     ) -> None:
         check_classes(digits, least=3)
-        check_shape(num_frames, image_size, size, seed)
+        super().__init__(split, num_frames, image_size, seed, size)
         self._pools = digit_pools(split, digits)
-        self.split, self.seed = split, seed
-        self.num_frames, self.image_size = num_frames, image_size
         self.classes = tuple(map(str, range(digits)))
-        self._size = size
 
     @property
     def blind(self) -> float:
         return blind_guess(self.num_frames, len(self.classes))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % len(self.classes)
 
     def name(self, index: int) -> str:
         return f"recall-{self.classes[self.label(index)]}-{index}"
@@ -79,7 +64,7 @@ class Recall(ClipDataset):
         return {"cue_frame": self.cue_frame(index)}
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
-        rng, cue, count = generator(self.seed, self.split, index), self.cue_frame(index), len(self.classes)
+        rng, cue, count = self.generator(index), self.cue_frame(index), len(self.classes)
         slots = rng.permutation(np.arange(self.num_frames) % math.ceil(count / 2))
         names = rng.permutation(count)
         # Turned until the cue's slot has the label's name: of all namings that give it, each is as likely.

@@ -6,14 +6,13 @@ from typing import final
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from experiments.data.clip import ClipDataset, check_shape
-from experiments.data.photo_pan import SPLITS
+from experiments.data.clip import MadeClips
+from experiments.data.photo_pan import SPLIT_PHOTOGRAPHS
 from experiments.data.pieces import (
     BLUE,
     ORANGE,
     check_classes,
     digit_pools,
-    generator,
     grey_photograph,
     mark,
     paste_digit,
@@ -36,7 +35,7 @@ class _Plan:
 
 
 @final
-class Relation(ClipDataset):
+class Relation(MadeClips):
     """Two frames with an orange edge hold a digit each, of the same class or not: the label. Ours.
 
     Between them, and nowhere else, lie at least two frames of one kind of mediator:
@@ -57,18 +56,11 @@ class Relation(ClipDataset):
     parts, and digits "similar to both" are half of the pair's class. Were they all like the pair, a clip could be told
     from the mediators and one digit, or from the mediators alone.
 
-    No sample is shown twice in a clip.
+    No sample is shown twice in a clip. Splits are disjoint, fixed sets of handwritten samples and photographs.
 
     Args:
-        split: "train" or "held-out": disjoint, fixed sets of handwritten samples and photographs.
-        num_frames: T, at least 5.
-        image_size: H = W, pixels.
-        seed: of the random draws; with split and index, all that an item depends on.
-        size: number of clips.
-        digits: K, classes of digits, 2 to 10: 0, ..., K - 1.
-
-    Raises:
-        ValueError: for another split, or a number out of range.
+        split, num_frames, image_size, seed, size: as `MadeClips` takes them; num_frames is at least 5.
+        digits: K, the number of classes of digits, 2 to 10: 0, ..., K - 1.
     """
 
     classes = ("same", "different")
@@ -83,23 +75,14 @@ class Relation(ClipDataset):
         digits: int = DIGITS,
     ) -> None:
         check_classes(digits, least=2)
-        check_shape(num_frames, image_size, size, seed)
+        super().__init__(split, num_frames, image_size, seed, size)
         if num_frames < LEAST_FRAMES:
             raise ValueError(
                 f"num_frames = {num_frames}: relation needs at least {LEAST_FRAMES}, for a pair, {LEAST_GAP} frames "
                 "between and one outside"
             )
         self._pools = digit_pools(split, digits)
-        self._photographs = next(names for name, names in SPLITS.items() if name == split)
-        self.split, self.seed = split, seed
-        self.num_frames, self.image_size = num_frames, image_size
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def label(self, index: int) -> int:
-        return index % 2
+        self._photographs = SPLIT_PHOTOGRAPHS[split]
 
     def name(self, index: int) -> str:
         mediator = self.mediator(index).replace(" ", "-")
@@ -117,7 +100,7 @@ class Relation(ClipDataset):
         return {"mediator": self.mediator(index), "gap": self.gap(index)}
 
     def frames(self, index: int) -> UInt8[np.ndarray, "T H W 3"]:
-        rng = generator(self.seed, self.split, index)
+        rng = self.generator(index)
         plan = self._plan(index, rng)
         unused = {class_: iter(rng.permutation(self._pools[class_]).tolist()) for class_ in set(plan.classes)}
         draws = rng.random((self.num_frames, 3))

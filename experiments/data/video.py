@@ -58,15 +58,15 @@ def read_frames(
 
     Args:
         path: a file that PyAV decodes, or a folder of images.
-        choose: from the number of frames there are, the indices of those that are wanted, in the order wanted.
-        view: what is kept of a frame; all of its pixels by default. It is called once for each frame read.
+        choose: given the number of frames, returns the indices of the wanted frames, in the order wanted.
+        view: returns what is kept of a frame; by default all of its pixels. It is called once for each frame read.
         total_frames: for a folder, how many of its images make the video; all of them if None.
 
     Returns:
         What `view` gives for each index that `choose` gives.
 
     Raises:
-        ValueError: naming the file, if it is missing, empty, damaged, cut short, or has no pictures.
+        ValueError: if the file is missing, empty, damaged, cut short, or has no pictures.
     """
     path = pathlib.Path(path)
     if not path.exists():

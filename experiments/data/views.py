@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.data.clip import check_shape, normalise
 from experiments.data.list_files import PathLike
-from experiments.data.lists import Sample
+from experiments.data.lists import ListedVideo
 from experiments.data.sampling import dense_views, sparse_views
 from experiments.data.video import crop_squares, read_frames
 
@@ -23,23 +23,23 @@ class VideoViews:
     With one clip and one crop, a view is what `read_clip` reads.
 
     Args:
-        samples: as from `experiments.data.lists`.
+        samples: as `experiments.data.lists` gives them.
         classes: what labels 0, 1, ... mean.
         num_frames: T.
         image_size: S, pixels: the short side of a frame, and either side of a crop.
-        clips: K, clips of a video. Sparse ones have a frame of each of T equal segments of it, each clip at another
-            place of the segments (`sparse_views`).
-        crops: C, squares spread evenly along the long side; 1 is the middle.
-        stride: clips of every stride-th frame instead, their starts spread evenly over the video (`dense_views`).
-        root: videos are named by their path from here.
+        clips: K, the number of clips of a video. Each has one frame of each of T equal segments, at another place of
+            the segments than the other clips (`sparse_views`).
+        crops: C, the number of squares, spread evenly along the long side; a single one is the middle.
+        stride: take clips of every stride-th frame instead, with starts spread evenly over the video (`dense_views`).
+        root: the folder from which videos are named by their path.
 
     Raises:
-        ValueError: for no samples or a number below 1; on making views, as `read_frames`.
+        ValueError: if there are no samples or a number is below 1; on making views, as `read_frames`.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ListedVideo],
         classes: Sequence[str],
         num_frames: int = 8,
         image_size: int = 224,

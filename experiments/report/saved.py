@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet
 from pydantic import ValidationError
 
-from analysis.results import ResultError
+from analysis.files import ResultError
 from experiments.cell import CellConfig
+from experiments.grid_tables import SCHEMAS
 from experiments.presets import Preset
-from experiments.tables import SCHEMAS
 
 AGAIN = "run the grid again, which redoes no finished cell"
 ARRAYS = (
@@ -29,10 +29,11 @@ class SavedGrid:
     """A grid's folder.
 
     Attributes:
-        preset: its name.
-        tables: by name, those of `experiments.tables.SCHEMAS`.
+        folder: where it is.
+        preset: the name of its preset.
+        tables: its tables by name, those of `experiments.grid_tables.SCHEMAS`.
         provenance: what provenance.json holds.
-        unfinished: the cells that the grid is to have and has not.
+        unfinished: the cells of the preset that are not finished.
     """
 
     folder: Path
@@ -47,7 +48,11 @@ class SavedGrid:
 
 
 def read_grid(folder: Path) -> SavedGrid:
-    """Read a grid's folder. Raises ResultError, naming the file, for what is missing, damaged or of another version."""
+    """Read a grid's folder.
+
+    Raises:
+        ResultError: if a file is missing, damaged or of another version; the message names it.
+    """
     path = folder / "grid.json"
     if not path.is_file():
         raise ResultError(
@@ -70,11 +75,7 @@ def read_grid(folder: Path) -> SavedGrid:
     if not done:
         raise ResultError(f"{folder / 'cells.parquet'}: no cell is finished; let the grid run on")
     return SavedGrid(
-        folder=folder,
-        preset=preset,
-        tables=tables,
-        provenance=provenance,
-        unfinished=tuple(cell for cell in planned if cell.id not in done),
+        folder, preset, tables, provenance, tuple(cell for cell in planned if cell.id not in done)
     )
 
 
@@ -102,29 +103,25 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
         raise ResultError(f"{path}: has no column {lacking[0]!r}, so another version wrote it; {AGAIN}")
     # A whole number that may be absent stays whole: to numpy it would be a float.
     table = table.select(schema.names).cast(schema)
-    partly = {
-        name: "Int64"
-        for name in schema.names
-        if schema.field(name).type == pa.int64() and table[name].null_count
-    }
+    partly = {f.name: "Int64" for f in schema if f.type == pa.int64() and table[f.name].null_count}
     return table.to_pandas(integer_object_nulls=True).astype(partly)
 
 
 def read_rows(path: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a cell's rows.npz. Raises ResultError where they are damaged or of another version."""
+    """Read the arrays of a cell's rows.npz.
+
+    Raises:
+        ResultError: if they are damaged or of another version.
+    """
+    again = f"delete {path.parent} and run the grid again"
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except (
         Exception
     ) as error:  # A damaged archive raises what zipfile, zlib, struct or numpy come upon first.
-        raise ResultError(
-            f"{path}: not the rows of a cell ({error}); delete {path.parent} and run the grid again"
-        ) from error
+        raise ResultError(f"{path}: not the rows of a cell ({error}); {again}") from error
     lacking = [name for name in ARRAYS if name not in found]
     if lacking:
-        raise ResultError(
-            f"{path}: has no array {lacking[0]!r}, so another version wrote it; "
-            f"delete {path.parent} and run the grid again"
-        )
+        raise ResultError(f"{path}: has no array {lacking[0]!r}, so another version wrote it; {again}")
     return found

@@ -1,27 +1,25 @@
-"""What of the paper cannot be tested at this scale, with the commands that would.
+"""What of the paper cannot be tested at this scale, with the commands that would test it.
 
-IMAGENET_WEIGHTS_PAPER, which has to be of the variant `paper`, TRAIN_LIST, TEST_LIST, VIDEOS and the like stand for
-what a reader has to fetch; every training here runs once for a seed, and three are the least from which an interval
-over seeds can be had.
+A reader has to fetch what stands in capitals: IMAGENET_WEIGHTS_PAPER (of the variant `paper`), TRAIN_LIST, TEST_LIST,
+VIDEOS and the like. Every training runs once for each seed; three seeds are the least that give an interval over seeds.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.report.sources import BEST, GAINS, Gain
+from experiments.report.statements import BEST, GAINS
 
-DATASETS = {"Kinetics-400": "kinetics400", "Something-Something V2": "ssv2"}
 SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Untested:
-    """A claim that needs what is not here.
+    """A statement that needs what is not here.
 
     Attributes:
-        says: what the paper claims; source: where.
-        needs: data and hardware, and what the toolkit lacks where there is no command.
-        commands: that would test it, one after the other; none where the toolkit cannot.
+        says: what the paper states.
+        source: where it states so.
+        needs: the data and hardware, and what the toolkit lacks where there is no command.
+        commands: what would test it, one after the other; empty if the toolkit cannot.
     """
 
     says: str
@@ -34,51 +32,49 @@ def _compared(
     recipe: str, task: str, gpus: int = 8, init: str = "IMAGENET_WEIGHTS", more: str = ""
 ) -> tuple[str, ...]:
     """Train VideoMambaPro and VideoMamba by one recipe, judge both, and put McNemar's test to their predictions."""
-    train, judge = [], []
-    seeds = " ".join(map(str, SEEDS))
-    for variant in ("paper", "videomamba"):
-        train.append(
-            f"for seed in {seeds}; do accelerate launch --num_processes {gpus} -m experiments.train "
-            f"--recipe {recipe}{more} --variant {variant} --seed $seed --init {init}_{variant.upper()} "
-            f"--train-list TRAIN_LIST --root VIDEOS --out runs/{recipe}_{variant}_$seed; done"
-        )
-        judge.append(
-            f"for seed in {seeds}; do python -m experiments.evaluate "
-            f"--ckpt runs/{recipe}_{variant}_$seed/weights.safetensors --task {task} --test-list TEST_LIST "
-            f"--root VIDEOS --clips 4 --crops 3 --device cuda --out runs/{recipe}_{variant}_$seed.csv; done"
-        )
+    loop = f"for seed in {' '.join(map(str, SEEDS))}; do {{}}; done"
+    run = f"runs/{recipe}_{{}}_$seed"
+    variants = ("paper", "videomamba")
+    train = [
+        f"accelerate launch --num_processes {gpus} -m experiments.train --recipe {recipe}{more} --variant {variant} "
+        f"--seed $seed --init {init}_{variant.upper()} --train-list TRAIN_LIST --root VIDEOS "
+        f"--out {run.format(variant)}"
+        for variant in variants
+    ]
+    judge = [
+        f"python -m experiments.evaluate --ckpt {run.format(variant)}/weights.safetensors --task {task} "
+        f"--test-list TEST_LIST --root VIDEOS --clips 4 --crops 3 --device cuda --out {run.format(variant)}.csv"
+        for variant in variants
+    ]
     test = (
-        f"for seed in {seeds}; do python -m experiments.statistics runs/{recipe}_paper_$seed.csv "
-        f"runs/{recipe}_videomamba_$seed.csv; done"
+        f"python -m experiments.statistics {' '.join(f'{run.format(variant)}.csv' for variant in variants)}"
     )
-    return (*train, *judge, test)
-
-
-def _gains() -> Iterator[Untested]:
-    recipes = {"Kinetics-400": "k400_tiny_f16", "Something-Something V2": "ssv2_tiny_f16"}
-    for dataset, recipe in recipes.items():
-        stated = [gain for gain in GAINS if gain.dataset == dataset]
-        yield Untested(
-            f"On {dataset}, VideoMambaPro surpasses VideoMamba in top-1 by {' and by '.join(map(_stated, stated))}.",
-            "v3 and v4, abstract",
-            f"{dataset}; weights pretrained on ImageNet-1K; 8 GPUs",
-            _compared(recipe, DATASETS[dataset]),
-        )
-
-
-def _stated(gain: Gain) -> str:
-    points = f"{gain.low}" if gain.low == gain.high else f"{gain.low} to {gain.high}"
-    return f"{points} points ({gain.version})"
+    return tuple(loop.format(command) for command in (*train, *judge, test))
 
 
 UNTESTED: tuple[Untested, ...] = (
-    *_gains(),
+    *(
+        Untested(
+            f"On {dataset}, VideoMambaPro surpasses VideoMamba in top-1 by "
+            + " and by ".join(
+                f"{gain.points} points ({gain.version})" for gain in GAINS if gain.dataset == dataset
+            )
+            + ".",
+            "v3 and v4, abstract",
+            f"{dataset}; weights pretrained on ImageNet-1K; 8 GPUs",
+            _compared(recipe, task),
+        )
+        for dataset, task, recipe in (
+            ("Kinetics-400", "kinetics400", "k400_tiny_f16"),
+            ("Something-Something V2", "ssv2", "ssv2_tiny_f16"),
+        )
+    ),
     Untested(
         f"{BEST.model} has {BEST.top1} % top-1 on Kinetics-400, {BEST.below} points below {BEST.larger} with "
         f"{BEST.share} % of its parameters.",
         "v3, abstract; v4 no longer says so",
         "Kinetics-400, and weights from pretraining beyond it; 16 GPUs. InternVideo2 is not part of this toolkit",
-        _compared("k400_small_f16", DATASETS["Kinetics-400"], 16, more=" --model videomambapro_middle"),
+        _compared("k400_small_f16", "kinetics400", 16, more=" --model videomambapro_middle"),
     ),
     *(
         Untested(
@@ -104,7 +100,7 @@ UNTESTED: tuple[Untested, ...] = (
         "VideoMambaPro is an efficient alternative to transformers.",
         "v3 and v4, abstract",
         "a GPU: times on a CPU say nothing of it",
-        ("python -m experiments.bench model --device cuda", "python -m experiments.bench report"),
+        ("python -m experiments.bench gpu", "python -m experiments.bench report"),
     ),
 )
 """In the order of the report."""

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.cell import ROWS
-from experiments.report.names import base_labels, variant_label
 from experiments.report.saved import SavedGrid, read_rows
-from experiments.statistics.tables import base_fields
+from experiments.report.words import base_labels, variant_label
+from experiments.statistics.bases import base_fields
 
 DECADES = 4
 BUDGET = 4_000_000

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import matplotlib.style
 
-from analysis.figures import save_figure
-from analysis.plots import STYLE
-from analysis.results import replacing
-from experiments.report.contents import contents, opening, unfinished
-from experiments.report.measured import measure
+from analysis.draw import STYLE, save_figure
+from analysis.files import replacing
+from experiments.report.contents import contents, incompleteness, opening
+from experiments.report.findings import compute_findings
 from experiments.report.page import render
 from experiments.report.saved import SavedGrid
 from experiments.report.viewer import pack
@@ -24,25 +23,31 @@ Progress = Callable[[str, int, int], None]
 def write_report(grid: SavedGrid, directory: Path, command: str, progress: Progress | None = None) -> None:
     """Write index.html, tables and figures of a grid, all or nothing.
 
-    Raises analysis.results.ResultError where the folder cannot be written or holds files of others, and where the rows
-    of a cell cannot be read.
+    Args:
+        grid: the grid.
+        directory: the folder of the report; an earlier report in it is replaced.
+        command: the command line, which the page shows.
+        progress: told what is drawn.
+
+    Raises:
+        analysis.files.ResultError: if the folder cannot be written or holds other files, or the rows of a cell
+            cannot be read.
     """
     with replacing(directory, WRITTEN) as new:
         packed = pack(grid)
-        measured = measure(grid)
-        sections = contents(measured, packed, command)
+        findings = compute_findings(grid)
+        sections = contents(findings, packed, command)
         (new / "tables").mkdir()
-        for name, table in measured.tables.items():
+        for name, table in findings.tables.items():
             table.to_parquet(new / "tables" / f"{name}.parquet", index=False)
             table.to_csv(new / "tables" / f"{name}.csv", index=False)
         (new / "figures").mkdir()
-        drawn = [figure for section in sections for block in section.blocks for figure in block.figures]
+        drawn = [figure for section in sections for part in section.parts for figure in part.figures]
         with matplotlib.style.context(STYLE):
             for done, figure in enumerate(drawn, 1):
                 save_figure(figure.draw(), new / "figures" / figure.name)
                 if progress is not None:
                     progress(f"drawing {figure.name}", done, len(drawn))
-        page = render(
-            sections, packed, new / "figures", opening=opening(measured), unfinished=unfinished(grid)
-        )
+        said = {"opening": opening(findings), "unfinished": incompleteness(grid)}
+        page = render(sections, packed, new / "figures", **said)
         (new / "index.html").write_text(page, encoding="utf-8")

@@ -8,18 +8,18 @@ from experiments.statistics.accuracy import (
     left_chance,
 )
 from experiments.statistics.association import GROUPS, cell_probes, rank_correlations
-from experiments.statistics.intervals import Estimate, seed_interval
-from experiments.statistics.mcnemar import McNemar, mcnemar, mcnemar_counts
-from experiments.statistics.multiple import holm
-from experiments.statistics.paired import paired_differences
-from experiments.statistics.tables import (
+from experiments.statistics.bases import (
     REFERENCE,
     base_fields,
     can_read,
+    groups,
     ordered,
     paired_values,
     strata,
 )
+from experiments.statistics.intervals import Estimate, holm, seed_interval
+from experiments.statistics.mcnemar import McNemar, mcnemar, mcnemar_counts
+from experiments.statistics.paired import paired_differences
 
 __all__ = [
     "CONDITIONS",
@@ -33,6 +33,7 @@ __all__ = [
     "can_read",
     "cell_accuracy_by",
     "cell_probes",
+    "groups",
     "holm",
     "left_chance",
     "mcnemar",

@@ -10,16 +10,15 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
-from analysis.bootstrap import LEVEL, percentile_interval
-from analysis.quantities import MOST_UNDEFINED
-from experiments.statistics.multiple import holm
+from analysis.intervals import LEVEL, MOST_UNDEFINED, percentile_interval
+from experiments.statistics.bases import base_fields, can_read, groups, ordered
+from experiments.statistics.intervals import holm
 from experiments.statistics.paired import RESAMPLES
-from experiments.statistics.tables import base_fields, can_read, ordered
 
-DIRECTIONS = {"both j<=i": "forward", "both j>=i": "backward"}
+SCAN_DIRECTIONS = {"both j<=i": "forward", "both j>=i": "backward"}
 """Self-attention's sides, by the direction of the scan that could carry the same keys (docs/math.md, section 3)."""
 
-QUANTITIES: Mapping[str, str] = {
+CORRELATED: Mapping[str, str] = {
     "decay_index_tokens": "contribution",
     "decay_index_frames": "contribution",
     "half_life_tokens": "contribution",
@@ -51,13 +50,14 @@ def cell_probes(probes: pd.DataFrame, trained: bool = True) -> pd.DataFrame:
     A gap in a layer is left out of the mean; a quantity that is infinite in a layer (a half-life beyond the sequence)
     is infinite. Self-attention's sides stand under the direction of the scan that could carry the same keys, and its
     whole rows under "both", which no scan has. Direction "mean" is the mean of forward and backward, whichever there
-    are, and of a quantity that self-attention has of whole rows alone (contradictory mass), that.
+    are; where self-attention has a quantity of whole rows alone (contradictory mass), it is that of the whole rows.
 
-    Columns: cell, probe, scope, quantity, unit, direction, value.
+    Returns:
+        Columns: cell, probe, scope, quantity, unit, direction, value.
     """
     keys = ["cell", "probe", "scope", "quantity", "unit"]
     rows = probes[(probes["trained"] == trained) & probes["value"].notna()]
-    rows = rows.assign(direction=rows["direction"].replace(DIRECTIONS))
+    rows = rows.assign(direction=rows["direction"].replace(SCAN_DIRECTIONS))
     by_direction = rows.groupby([*keys, "direction"], as_index=False)["value"].mean()
     is_side = by_direction["direction"] != "both"
     sided = is_side.groupby([by_direction[key] for key in keys]).transform("any")
@@ -74,34 +74,36 @@ def rank_correlations(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Spearman's rank correlation, over cells of a task, of each probe's number (QUANTITIES) with accuracy.
+    """Spearman's rank correlation, over cells of a task, of each probe's number (CORRELATED) with accuracy.
 
-    What all variants share is taken out first: cells are ranked within their block, one base (frames, class token,
-    ...) and seed, and the correlation is that of the centred ranks of all blocks together. So no difference between
-    clips of more or fewer frames, or between seeds, passes for one between models. Cells that cannot see a frame
-    (`can_read`) are left out, as their accuracy is chance whatever a probe says.
+    What all variants share is taken out first: cells are ranked within their block, which is one base (frames, class
+    token, ...) and seed, and the correlation is that of the centred ranks of all blocks together. So no difference
+    between clips of more or fewer frames, or between seeds, passes for one between models. Cells that cannot see a
+    frame (`can_read`) are left out, as their accuracy is chance whatever a probe says.
 
-    Columns: task; group (Mamba variants, or all with self-attention); probe; scope; quantity; unit; direction;
-      correlation   in [-1, 1]; NaN where either never varies within a block
-      low, high     95 % bootstrap interval: cells are drawn anew within each block, and taken for independent; NaN
-                    where more than MOST_UNDEFINED of the draws leave the correlation undefined
-      cells, blocks, variants   how many; blocks of one cell say nothing and are not counted
-      p_value       two-sided, by permutation of cells within blocks (add-one): could the accuracies of one seed have
-                    gone with any of its models? It takes the cells of one variant for independent
-      p_variants    two-sided, by permutation of variants, all their cells together: could the variants' accuracies have
-                    gone with any of them? Every order of at most 8 is counted, so it is exact; variants that not every
-                    block has are left out. With k of them it cannot be below 2 / k! but for ties. It is the one that
-                    speaks of variants
-      p_holm, p_variants_holm, family   each corrected by Holm for the table, in which `family` rows have a p-value
-      note
+    The result is an association over few variants that differ in known ways. It is no proof that what a probe measures
+    is the reason.
 
-    It is an association over few variants that differ in known ways, and no proof that what a probe measures is why.
+    Returns:
+        Columns: task; group (Mamba variants, or all with self-attention); probe; scope; quantity; unit; direction;
+          correlation   in [-1, 1]; NaN where either never varies within a block
+          low, high     95 % bootstrap interval: cells are drawn anew within each block, and taken for independent; NaN
+                        where more than MOST_UNDEFINED of the draws leave the correlation undefined
+          cells, blocks, variants   how many; blocks of one cell say nothing and are not counted
+          p_value       two-sided, by permutation of cells within blocks (add-one): could the accuracies of one seed
+                        have gone with any of its models? It takes the cells of one variant for independent
+          p_variants    two-sided, by permutation of variants with all their cells: could the variants' accuracies have
+                        gone with any of them? Every order of at most 8 variants is counted, so it is exact; variants
+                        that not every block has are left out. With k of them it cannot be below 2 / k! but for ties.
+                        It is the one that speaks of variants
+          p_holm, p_variants_holm, family   each corrected by Holm for the table, in which `family` rows have a p-value
+          note          why a number is not there
 
     Source: Spearman 1904; ours for the blocks.
     """
     numbers = cell_probes(probes)
     numbers = numbers[
-        (numbers["scope"] == numbers["quantity"].map(QUANTITIES)) & (numbers["direction"] != "both")
+        (numbers["scope"] == numbers["quantity"].map(CORRELATED)) & (numbers["direction"] != "both")
     ]
     keep = cells[can_read(cells)]
     keys = ["task", "group", "probe", "scope", "quantity", "unit", "direction"]
@@ -109,12 +111,11 @@ def rank_correlations(
     rows = []
     for task, group, chosen in _groups(keep):
         merged = numbers.merge(chosen, on="cell")
-        for key, table in merged.groupby(keys[2:]):
+        for key, table in groups(merged, keys[2:]):
             if group == GROUPS[1] and "attention" not in set(table["variant"]):
-                continue  # No number of self-attention's: the same cells as of the Mamba variants.
-            blocks = _blocks(table, block_fields)
-            named = dict(zip(keys, (task, group, *key), strict=True))
-            rows.append({**named, **_correlation(blocks, resamples, permutations, seed)})
+                continue  # Self-attention has no such number: the cells are those of the Mamba variants.
+            found = _correlation(_blocks(table, block_fields), resamples, permutations, seed)
+            rows.append({"task": task, "group": group, **key, **found})
     table = pd.DataFrame(rows, columns=[*keys, *_COLUMNS])
     table["family"] = int(table["p_value"].notna().sum())
     table["p_holm"] = holm(table["p_value"])
@@ -131,7 +132,7 @@ def _groups(cells: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class Stratum:
     """Cells of one base and seed: their variants, a probe's numbers, and accuracies, in the order of variants."""
 
     variants: tuple[str, ...]
@@ -139,19 +140,12 @@ class Block:
     accuracy: Float[np.ndarray, " k"]
 
 
-def _blocks(table: pd.DataFrame, fields: list[str]) -> list[Block]:
-    found = []
-    for _, group in table.groupby(fields, dropna=False):
-        if len(group) > 1:
-            group = group.sort_values("variant")
-            found.append(
-                Block(
-                    tuple(group["variant"]),
-                    group["value"].to_numpy(dtype=float),
-                    group["accuracy"].to_numpy(dtype=float),
-                )
-            )
-    return found
+def _blocks(table: pd.DataFrame, fields: list[str]) -> list[Stratum]:
+    blocks = (group.sort_values("variant") for _, group in groups(table, fields) if len(group) > 1)
+    return [
+        Stratum(tuple(b["variant"]), b["value"].to_numpy(dtype=float), b["accuracy"].to_numpy(dtype=float))
+        for b in blocks
+    ]
 
 
 def blocked_correlation(
@@ -163,7 +157,7 @@ def blocked_correlation(
     return (one * other).sum(axis=1), (one**2).sum(axis=1), (other**2).sum(axis=1)
 
 
-def _correlation(blocks: list[Block], resamples: int, permutations: int, seed: int) -> dict[str, object]:
+def _correlation(blocks: list[Stratum], resamples: int, permutations: int, seed: int) -> dict[str, object]:
     nothing = float("nan")
     variants = sorted({name for block in blocks for name in block.variants})
     row = {
@@ -205,14 +199,14 @@ def _pooled(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Float[np.
 
 
 def _drawn(
-    block: Block, resamples: int, rng: np.random.Generator
+    block: Stratum, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cells = rng.integers(len(block.variants), size=(resamples, len(block.variants)))
     return blocked_correlation(block.probe[cells], block.accuracy[cells])
 
 
 def _permuted(
-    block: Block, permutations: int, rng: np.random.Generator
+    block: Stratum, permutations: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     one, other = (stats.rankdata(values) for values in (block.probe, block.accuracy))
     one, other = one - one.mean(), other - other.mean()
@@ -220,7 +214,7 @@ def _permuted(
     return shuffled @ one, np.sum(one**2), np.sum(other**2)
 
 
-def _p_variants(blocks: list[Block]) -> float:
+def _p_variants(blocks: list[Stratum]) -> float:
     """The share of orders of the variants whose correlation is no less extreme, over variants that every block has.
 
     With X and Y the centred ranks by block and variant, an order s has the correlation's numerator

@@ -1,14 +1,16 @@
-"""Intervals in which the seed is the unit."""
+"""Intervals in which the seed is the unit, and the correction for the number of tests."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from analysis.bootstrap import LEVEL
+from analysis.intervals import LEVEL
 
 
 @final
@@ -17,21 +19,22 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        value: the mean; NaN of no values.
-        low, high: ends of its 95 % interval, or NaN where there is none: the note says why.
-        sd: standard deviation within strata, their variances averaged; NaN where there is one value each.
-        n: values.
-        df: degrees of freedom of the interval.
-        p_value: two-sided, of the mean being 0; NaN where there is no interval.
+        value: the mean; NaN if there are no values.
+        low, high: the ends of its 95 % interval; NaN if there is none.
+        sd: the standard deviation within strata, whose variances are averaged; NaN if a stratum has one value.
+        n: the number of values.
+        df: the degrees of freedom of the interval.
+        p_value: the two-sided p-value of the mean being 0; NaN if there is no interval.
+        note: why there is no interval.
     """
 
-    value: float
-    low: float
-    high: float
-    sd: float
-    n: int
-    df: float
-    p_value: float
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    sd: float = np.nan
+    n: int = 0
+    df: float = 0
+    p_value: float = np.nan
     note: str = ""
 
 
@@ -45,12 +48,13 @@ def seed_interval(
     sum_g v_g^2 / (n_g - 1), so that strata may differ in variance; with one stratum it is Student's interval of a mean.
 
     With 3 seeds and one stratum the interval is mean +- 2.48 sd: t with 2 degrees of freedom is 4.30, as a standard
-    deviation of 3 values may well be half of what it should be. A narrower one would not hold the truth 95 times of
-    100. Of n seeds all equal no interval is given: their spread says nothing of what another seed would give.
+    deviation of 3 values may well be half of what it should be. A narrower interval would not include the truth 95
+    times of 100. If all seeds are equal, no interval is given: their spread says nothing of what another seed would
+    give.
 
     Args:
         values: one for each seed (and stratum). NaN is left out.
-        strata: of each value; None for one stratum.
+        strata: the stratum of each value; None for one stratum.
 
     Source: Student, Biometrika 6, 1908; Welch, Biometrika 34, 1947; Satterthwaite, Biometrics Bulletin 2, 1946.
     """
@@ -60,24 +64,32 @@ def seed_interval(
     for key, number in zip(keys, numbers, strict=True):
         if not np.isnan(number):
             groups.setdefault(key, []).append(float(number))
-    nothing = float("nan")
     count = sum(map(len, groups.values()))
     if not groups:
-        return Estimate(nothing, nothing, nothing, nothing, 0, 0, nothing, "no values")
+        return Estimate(note="no values")
     # Summed in an order of its own: no bit depends on the order of a table's rows.
     samples = sorted((np.sort(group) for group in groups.values()), key=lambda sample: tuple(sample))
     mean = float(np.mean([sample.mean() for sample in samples]))
     if any(len(sample) < 2 for sample in samples):
         note = "one seed: no interval" if count == len(samples) else "a base with one seed: no interval"
-        return Estimate(mean, nothing, nothing, nothing, count, 0, nothing, note)
+        return Estimate(mean, n=count, note=note)
     # Equal values may differ from their mean by rounding.
     variances = np.array([sample.var(ddof=1) if np.ptp(sample) > 0 else 0.0 for sample in samples])
     sd = float(np.sqrt(variances.mean()))
     squared = variances / [len(sample) for sample in samples]
     if not squared.any():
-        return Estimate(mean, nothing, nothing, sd, count, 0, nothing, "all seeds equal: no interval")
+        return Estimate(mean, sd=sd, n=count, note="all seeds equal: no interval")
     df = float(squared.sum() ** 2 / (squared**2 / [len(sample) - 1 for sample in samples]).sum())
     error = float(np.sqrt(squared.sum()) / len(samples))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, df))
     return Estimate(mean, mean - reach, mean + reach, sd, count, df, p_value)
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """Holm's adjusted p-values; NaN stays NaN and is no part of the family."""
+    adjusted = p_values.astype(float).copy()
+    known = adjusted.notna()
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
+    return adjusted

@@ -19,10 +19,11 @@ class McNemar:
     """How two models' hits and misses fall together.
 
     Attributes:
-        both, only_one, only_other, neither: clips told right by both, by the first alone, by the second alone, by none.
-        statistic: the smaller discordant count where exact, else chi-square.
-        p_value: two-sided, of either being as likely to be the one that is right.
-        exact: from the binomial distribution.
+        both, only_one, only_other, neither: the clips told right by both, by the first alone, by the second alone, and
+            by none.
+        statistic: the smaller discordant count if exact, else chi-square.
+        p_value: the two-sided p-value of either model being as likely to be the one that is right.
+        exact: whether it is from the binomial distribution.
     """
 
     both: int
@@ -48,48 +49,39 @@ def mcnemar_counts(one: Bool[np.ndarray, " n"], other: Bool[np.ndarray, " n"]) -
 
     It asks whether two given sets of predictions err equally often, from the clips on which one alone is right. Clips
     pooled over seeds are not independent given the variants: those of one seed share its two trained models, and seeds
-    may share clips. So over seeds it speaks of these trained models and not of what training again would give; for
-    that there is the interval over seeds.
+    may share clips. So the test speaks of these trained models and not of what training again would give; the interval
+    over seeds speaks of that.
 
     Source: McNemar, Psychometrika 12, 1947; Edwards, Psychometrika 13, 1948, for the correction.
     """
-    table = [[int((one & other).sum()), int((one & ~other).sum())], [int((~one & other).sum()), 0]]
-    table[1][1] = len(one) - table[0][0] - table[0][1] - table[1][0]
-    exact = table[0][1] + table[1][0] <= EXACT_UP_TO
+    pairs = ((one, other), (one, ~other), (~one, other), (~one, ~other))
+    both, only_one, only_other, neither = (int((mine & yours).sum()) for mine, yours in pairs)
+    exact = only_one + only_other <= EXACT_UP_TO
+    table = [[both, only_one], [only_other, neither]]
     found = contingency_tables.mcnemar(table, exact=exact, correction=True)
-    return McNemar(
-        both=table[0][0],
-        only_one=table[0][1],
-        only_other=table[1][0],
-        neither=table[1][1],
-        statistic=float(found.statistic),
-        p_value=float(found.pvalue),
-        exact=exact,
-    )
+    return McNemar(both, only_one, only_other, neither, float(found.statistic), float(found.pvalue), exact)
 
 
 def mcnemar(one: pd.DataFrame | str | Path, other: pd.DataFrame | str | Path) -> McNemar:
     """McNemar's test of two tables of predictions, or of two files that `experiments.evaluate` wrote (CSV or parquet).
 
     Args:
-        one, other: tables with columns clip, label and correct; their rows in any order.
+        one, other: tables with columns clip, label and correct; their rows may be in any order.
 
     Raises:
-        ValueError: in one line, for a file that cannot be read, a column that is absent, a clip that is there twice,
-            or clips or labels that differ.
+        ValueError: if a file cannot be read, a column is absent, a clip is there twice, or clips or labels differ.
     """
     names = [
         str(t) if isinstance(t, str | Path) else f"the {k} table"
         for k, t in (("first", one), ("second", other))
     ]
-    tables = [_read(table, name) for table, name in zip((one, other), names, strict=True)]
-    first, second = tables
-    for mine, yours in ((0, 1), (1, 0)):
-        absent = tables[mine].index.difference(tables[yours].index)
+    first, second = (_read(table, name) for table, name in zip((one, other), names, strict=True))
+    for mine, yours, (name, partner) in ((first, second, names), (second, first, names[::-1])):
+        absent = mine.index.difference(yours.index)
         if len(absent):
             raise ValueError(
-                f"clips differ: {len(absent)} of {names[mine]} are not in {names[yours]}, as {absent[0]!r}; "
-                "McNemar's test needs predictions of the same clips"
+                f"clips differ: {len(absent)} of {name} are not in {partner}, as {absent[0]!r}; McNemar's test needs "
+                "predictions of the same clips"
             )
     second = second.loc[first.index]
     if len(first) == 0:

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from analysis.bootstrap import LEVEL, percentile_interval
-from experiments.statistics.intervals import seed_interval
-from experiments.statistics.mcnemar import McNemar, mcnemar_counts
-from experiments.statistics.multiple import holm
-from experiments.statistics.tables import REFERENCE, base_fields, ordered
+from analysis.intervals import LEVEL, percentile_interval
+from experiments.statistics.bases import REFERENCE, base_fields, ordered
+from experiments.statistics.intervals import holm, seed_interval
+from experiments.statistics.mcnemar import mcnemar_counts
 
 RESAMPLES = 2000
 
@@ -23,7 +22,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What two models of one base and seed said of the same clips: hits, clips in the order of their names."""
+    """Whether each of two models of one base and seed told each clip right; clips are in the order of their names."""
 
     one: Bool[np.ndarray, " n"]
     other: Bool[np.ndarray, " n"]
@@ -38,23 +37,25 @@ def paired_differences(
 ) -> pd.DataFrame:
     """Accuracy of each variant less that of `reference` in the same base, seed by seed and clip by clip.
 
-    Columns: those of `base_fields`; variant; reference;
-      difference            mean over seeds, as a fraction
-      low, high             95 % bootstrap interval: seeds are drawn and, within, test clips, both models of a seed on
-                            the same draw, and each seed on its own, as each is judged on clips of its own
-      seed_low, seed_high   Student's 95 % interval over seeds of the differences; NaN where there is none
-      sd, n, clips          of the differences over seeds; seeds; pooled pairs of predictions
-      wins, losses          pooled clips that the variant alone, and the reference alone, told right
-      statistic, exact, p_value   McNemar's test on the pooled clips, and whether it is exact
-      p_holm, family        corrected by Holm for all rows of the table, of which there are `family`
-      note                  what is to be known of a row
-
     A bootstrap over 3 seeds is too narrow: drawing from 3 values has a variance of 2/3 of theirs and tails no longer
-    than they are. Where seeds differ much more than clips of a seed, it holds the truth in about 3 of 4 grids;
-    Student's does in 19 of 20, and tells whether a variant differs. McNemar's test speaks of the trained models at
-    hand (`mcnemar_counts`).
+    than they are. Where seeds differ much more than clips of a seed, it includes the truth in about 3 of 4 grids;
+    Student's interval does in 19 of 20, and tells whether a variant differs. McNemar's test speaks of the trained
+    models at hand (`mcnemar_counts`).
 
-    Raises ValueError where two models of one seed were judged on different clips.
+    Returns:
+        Columns: those of `base_fields`; variant; reference;
+          difference            the mean over seeds, as a fraction
+          low, high             95 % bootstrap interval: seeds are drawn and, within them, test clips; both models of a
+                                seed are on the same draw, and each seed has its own, as it is judged on its own clips
+          seed_low, seed_high   Student's 95 % interval over seeds of the differences; NaN where there is none
+          sd, n, clips          standard deviation of the differences over seeds; seeds; pooled pairs of predictions
+          wins, losses          pooled clips that the variant alone, and the reference alone, told right
+          statistic, exact, p_value   McNemar's test on the pooled clips, and whether it is exact
+          p_holm, family        corrected by Holm for all rows of the table, of which there are `family`
+          note                  what a reader has to know of a row
+
+    Raises:
+        ValueError: if two models of one seed were judged on different clips.
 
     Source: Efron, Annals of Statistics 7, 1979; Holm, Scandinavian Journal of Statistics 6, 1979.
     """
@@ -101,9 +102,8 @@ def _pair(one: pd.Series, other: pd.Series, name: str, partner: str) -> Pair:
 def _difference(pairs: list[Pair], absent: str, resamples: int, seed: int) -> dict[str, object]:
     found = seed_interval([pair.one.mean() - pair.other.mean() for pair in pairs])
     low, high, _ = percentile_interval(_draws(pairs, resamples, seed), LEVEL)
-    test: McNemar = mcnemar_counts(
-        np.concatenate([pair.one for pair in pairs]), np.concatenate([pair.other for pair in pairs])
-    )
+    one, other = (np.concatenate([getattr(pair, side) for pair in pairs]) for side in ("one", "other"))
+    test = mcnemar_counts(one, other)
     notes = ["one seed: intervals over test clips alone" if len(pairs) == 1 else found.note]
     if absent:
         notes.append(f"seeds without a partner: {absent}")

@@ -20,9 +20,9 @@ Batch = TypeVar("Batch")
 class StepBatches(Sampler[list[Draw]]):
     """The draws of each step from `start` on, for one process of several.
 
-    The order runs through the dataset in epochs, each shuffled by (seed, epoch) alone. A step has batch_size / repeats
-    draws, n of them: step s takes the places s n to (s + 1) n of the order, of which process r of w takes every w-th,
-    from the r-th on.
+    The order runs through the dataset in epochs, each shuffled by (seed, epoch) alone. Each step has
+    n = batch_size / repeats draws. Step s takes the places s n to (s + 1) n of the order; of these, process r of w
+    takes every w-th, from the r-th on.
     """
 
     def __init__(self, config: TrainConfig, size: int, start: int, rank: int = 0, world: int = 1) -> None:
@@ -62,7 +62,7 @@ class SameClips(Dataset[Drawn]):
 
 
 def batches_of(loader: DataLoader[Batch]) -> Generator[Batch]:
-    """What `loader` yields, until closed: then its workers are gone, whatever happened to the loop over it."""
+    """Yield what `loader` yields. Once this is closed, its workers are gone, whatever happened to the loop over it."""
     iterator = iter(loader)
     try:
         yield from iterator
@@ -80,9 +80,9 @@ def batches_of(loader: DataLoader[Batch]) -> Generator[Batch]:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Have a worker of a loader ignore that it is asked to stop.
+    """Let a worker of a loader ignore requests to stop.
 
-    A terminal interrupts, and a cluster terminates, every process of a run: workers must outlive the step in hand.
+    A terminal interrupts, and a cluster terminates, every process of a run, but workers must outlive the step in hand.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

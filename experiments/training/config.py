@@ -4,11 +4,10 @@ import difflib
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from experiments.data.lists import DATASETS
 from experiments.data.tasks import TASKS
@@ -27,48 +26,43 @@ LISTS_ALONE = ("train_list", "root", "labels", "repeats", "stride", "crop_scale"
 class TrainConfig(BaseModel):
     """All that fixes a run's weights on a given machine.
 
-    The model
-    task              a list of videos (`experiments.data.lists.DATASETS`: list, kinetics400, ssv2, ucf101, hmdb51), of
-                      which clips are drawn anew in each epoch; or a task of `experiments.data.tasks.task_dataset`
-    model, variant    as `vmp.create_model` takes them; variant None for the model's own
-    fields            further fields of `vmp.ModelConfig`: num_frames, image_size, drop_path (stochastic depth), ...
-                      (num_classes follows from the task)
-    init              checkpoint to start from: its head is replaced where classes differ, its positions are resized
+    `max_bad`, `save_every`, `log_every` and `workers` may change when a run is continued. Clips of a list are mirrored
+    at random except for Something-Something's, where left and right are told apart.
 
-    The optimiser
-    steps             updates of the weights
-    batch_size        clips in an update, over all processes
-    accumulate        parts that a process computes its share of a batch in, one after the other, to save memory
-    learning_rate     the highest, reached after `warmup_steps`; then a cosine down to `final_rate` times it
-    layer_decay       the rate of the head and last norm is `learning_rate`, and times this for each block below, and
-                      once more for the embeddings (Bao et al., arXiv 2106.08254)
-    weight_decay      of AdamW; rates A, skips D, biases, norms, positions and class tokens are exempt
-    betas             of AdamW
-    clip_norm         the largest norm of a gradient; longer ones are scaled to it; None for no limit
-    ema_decay         d of the averaged weights, w <- d w + (1 - d) of the step's, from the first step's on and without
-                      warm-up of d; None for no average
-    precision         "bfloat16": matrix products and convolutions in it, weights and loss in float32; no flag of
-                      accelerate changes it
-    recompute         blocks run again in the backward pass rather than keep what it needs: the same bits, less memory
-    seed              of the initial weights, the clips, their order, augmentation, mixtures, and stochastic depth
-
-    The clips
-    label_smoothing   of the cross-entropy: this share of each target is spread evenly over the classes
-    mixup, cutmix     alpha of `experiments.data.augment.mix`; 0 for none. Clips are mixed within a process's share
-    train_list, root, labels  of lists of videos, as `experiments.data.lists.read_dataset` takes them
-    repeats           views of each video in a batch, augmented apart (Hoffer et al., arXiv 1901.09335)
-    stride            take every stride-th frame from a random one on; None for a frame of each of T segments
-    crop_scale        least and largest share of a frame that a random crop takes
-    randaugment, magnitude  operations of RandAugment on each clip, 0 for none, and their strength of 30
-    max_bad           the share of a list's videos that may be missing or damaged: they are replaced, and counted
-
-    The run
-    save_every        steps between checkpoints, which is what a kill can cost
-    log_every         steps between lines of metrics
-    workers           processes that make clips, for each process that trains
-
-    `max_bad` and the last three may change when a run is continued. Clips of a list are mirrored at random but for
-    Something-Something's, where left and right are told apart.
+    Attributes:
+        task: a list of videos (one of `experiments.data.lists.DATASETS`), of which clips are drawn anew in each epoch;
+            or a task of `experiments.data.tasks.task_dataset`.
+        model, variant: as `vmp.create_model` takes them; variant None for the model's own.
+        fields: further fields of `vmp.ModelConfig`, such as num_frames, image_size and drop_path (stochastic depth).
+            num_classes follows from the task.
+        init: a checkpoint to start from; its head is replaced if classes differ, and its positions are resized.
+        steps: updates of the weights.
+        batch_size: clips in an update, over all processes.
+        accumulate: parts in which a process computes its share of a batch, one after the other, to save memory.
+        learning_rate: the highest, reached after `warmup_steps`; then a cosine down to `final_rate` times it.
+        layer_decay: the rate of the head and last norm is `learning_rate`, times this factor for each block below, and
+            once more for the embeddings (Bao et al., arXiv 2106.08254).
+        weight_decay: of AdamW; rates A, skips D, biases, norms, positions and class tokens are exempt.
+        betas: of AdamW.
+        clip_norm: the largest norm of a gradient; a longer one is scaled to it; None for no limit.
+        ema_decay: d of the averaged weights, w <- d w + (1 - d) of the step's, from the first step on and without
+            warm-up of d; None for no average.
+        precision: "bfloat16" computes matrix products and convolutions in it, with weights and loss in float32; no flag
+            of accelerate changes it.
+        recompute: whether blocks run again in the backward pass instead of keeping what it needs; this gives the same
+            bits in less memory.
+        seed: of the initial weights, the clips, their order, augmentation, mixtures, and stochastic depth.
+        label_smoothing: the share of each target of the cross-entropy that is spread evenly over the classes.
+        mixup, cutmix: alpha of `experiments.data.augment.mix`; 0 for none. Clips are mixed within a process's share.
+        train_list, root, labels: of lists of videos, as `experiments.data.lists.read_dataset` takes them.
+        repeats: views of each video in a batch, augmented apart (Hoffer et al., arXiv 1901.09335).
+        stride: take every stride-th frame from a random one on; None for one frame of each of T segments.
+        crop_scale: the least and the largest share of a frame that a random crop takes.
+        randaugment, magnitude: the number of RandAugment's operations on each clip, and their strength of 30.
+        max_bad: the share of a list's videos that may be missing or damaged; they are replaced, and counted.
+        save_every: steps between checkpoints, which is what a kill can cost.
+        log_every: steps between lines of metrics.
+        workers: processes that make clips, for each process that trains.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -140,11 +134,12 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def read(cls, path: pathlib.Path | None, changes: Mapping[str, Any] | None = None) -> Self:
-        """The configuration of a JSON file (or the defaults), with those `changes` that are not None.
+        """The configuration of a JSON file, or the defaults, with those `changes` that are not None.
 
-        Of `fields`, changes replace those that they name and leave the file's others.
+        Changes of `fields` replace the ones that they name and leave the file's others.
 
-        Raises ValueError, in one line, for a file that cannot be read and a field or value there cannot be.
+        Raises:
+            ValueError: if the file cannot be read, or there is no such field or value.
         """
         try:
             data = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
@@ -155,8 +150,7 @@ class TrainConfig(BaseModel):
                 given["fields"] = {**data["fields"], **given["fields"]}
             return cls(**{**data, **given})
         except ValidationError as error:
-            problems = "; ".join(map(_problem, error.errors()))
-            raise ValueError(f"the configuration is wrong: {problems}") from error
+            raise ValueError(f"the configuration is wrong: {explain(error, cls.model_fields)}") from error
         except OSError as error:
             raise ValueError(f"{path}: the configuration cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -176,12 +170,21 @@ class TrainConfig(BaseModel):
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
-def _problem(error: ErrorDetails) -> str:
-    """What pydantic found wrong, after where it is."""
-    place = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        fields = list(TrainConfig.model_fields)
-        near = difflib.get_close_matches(place, fields, 1)
-        hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
-        return f"there is no field {place}; {hint}"
-    return ": ".join(filter(None, (place, error["msg"].removeprefix("Value error, "))))
+def explain(error: ValidationError, fields: Collection[str]) -> str:
+    """What is wrong with a configuration, in one line: the place and the problem of each field.
+
+    Args:
+        error: what pydantic found.
+        fields: the names of fields that there are.
+    """
+    said, problems = [], error.errors()
+    for problem in problems:
+        where, text = problem["loc"], problem["msg"].removeprefix("Value error, ")
+        if any(other["loc"][: len(where)] == where != other["loc"] for other in problems):
+            continue  # What is wrong within it has made the whole wrong.
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(where[-1]), fields, 1)
+            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+            text = f"there is no such field; {hint}"
+        said.append(": ".join(filter(None, (".".join(map(str, where)), text))))
+    return "; ".join(said)

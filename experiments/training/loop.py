@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
+from analysis.terminal import Stopped, progress_bar
 from experiments.data.clip import ClipDataset
 from experiments.data.draws import VideoDraws, collate
 from experiments.runs import RunFolder
 from experiments.training.batches import SameClips, StepBatches, batches_of, leave_signals_to_the_parent
 from experiments.training.config import FREE, TrainConfig
-from experiments.training.run import Run
 from experiments.training.start import make_model
-from experiments.training.stopping import Stopped, StopSignal
+from experiments.training.state import TrainingState
+from experiments.training.stopping import StopSignal
 
 WEIGHTS = "weights.safetensors"
 
@@ -30,15 +30,14 @@ def train(
 
     Args:
         config: the run.
-        out: its folder. Where it holds this run unfinished, the run goes on from its last checkpoint; where it
-            holds this run finished, nothing is done.
-        progress: show a bar on the terminal.
-        clips: what to learn from; None for the task's own clips, made as they are needed.
+        out: its folder. A run that is unfinished there goes on from its last checkpoint; for a finished one, nothing
+            is done.
+        progress: whether to show a bar on the terminal.
+        clips: what to learn from; if None, the task's own clips, made as they are needed.
 
     Raises:
-        ValueError: for a model, task or list that is not there, a folder that holds another run, a batch that
-            does not divide among the processes or leaves nothing to mix, a clip that cannot be read, or a loss or
-            gradient that is not finite.
+        ValueError: if a model, task or list is not there, the folder holds another run, a batch does not divide among
+            the processes or leaves nothing to mix, a clip cannot be read, or a loss or gradient is not finite.
         Stopped: if interrupted or terminated, once the state is saved.
     """
     # Precision is the configuration's: no launcher's flag or environment changes it.
@@ -61,7 +60,7 @@ def train(
     weights = out / WEIGHTS
     if weights.exists():
         return weights
-    run = Run(config, accelerator, model, folder, videos=len(dataset) if config.of_videos else 0)
+    run = TrainingState(config, accelerator, model, folder, videos=len(dataset) if config.of_videos else 0)
     loader = DataLoader(
         dataset if isinstance(dataset, VideoDraws) else SameClips(dataset),
         batch_sampler=StepBatches(config, len(dataset), run.step, rank, world),
@@ -83,22 +82,17 @@ def train(
             if run.step < config.steps and (stopping or run.step % config.save_every == 0):
                 run.save()
                 if stopping:
-                    raise Stopped(stopping, run.step)
+                    raise Stopped(
+                        stopping, f"stopped after step {run.step}; the same command goes on from there"
+                    )
     run.finish(weights)
     return weights
 
 
 @contextlib.contextmanager
-def _progress_bar(run: Run, visible: bool) -> Iterator[Callable[[], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}{task.fields[bad]}"),
-        TimeRemainingColumn(),
-    )
-    config = run.config
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
+def _progress_bar(run: TrainingState, visible: bool) -> Iterator[Callable[[], None]]:
+    config, loss = run.config, TextColumn("loss {task.fields[loss]:.3f}{task.fields[bad]}")
+    with progress_bar(loss, TimeRemainingColumn(), visible=visible) as bar:
         name = " ".join(filter(None, (config.model, config.variant, config.task)))
         task = bar.add_task(name, total=config.steps, completed=run.step, loss=math.nan, bad="")
 

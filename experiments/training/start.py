@@ -10,7 +10,7 @@ from experiments.training.config import TrainConfig
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig, named_config
 
-# Fields that `init` may have otherwise: its head, frames and image size are fitted.
+# Fields in which `init` may differ: its head, frames and image size are fitted.
 _FITTED = {"name", "variant", "num_classes", "num_frames", "image_size", "drop_path", "kind", "tubelet_size"}
 
 
@@ -19,12 +19,16 @@ def make_model(
 ) -> tuple[vmp.VideoModel, ClipDataset | VideoDraws]:
     """The model, and the clips that it is to learn from.
 
-    Weights are those of `config.init`, and whatever it lacks, or all of them, is from torch's global generator. A task
-    that makes its clips makes steps * batch_size of them, so none is seen twice; `clips` go before the task's own.
+    Weights that `config.init` lacks are drawn from torch's global generator. A task that makes its clips makes
+    steps * batch_size of them, so that none is seen twice.
+
+    Args:
+        config: the run.
+        clips: what to learn from instead of the task's own clips.
 
     Raises:
-        ValueError: as `task_dataset`, `read_dataset` and `vmp.load_checkpoint`; for `fields` that name the model or
-            contradict the task; for `init` of another architecture than the model.
+        ValueError: as `task_dataset`, `read_dataset` and `vmp.load_checkpoint`; if `fields` name the model or
+            contradict the task, or `init` is of another architecture than the model.
     """
     for name, place in (("name", "model"), ("variant", "variant")):
         if name in config.fields:
@@ -70,7 +74,7 @@ def _clips(config: TrainConfig, shape: ModelConfig) -> tuple[ClipDataset | Video
 
 
 def _initialised(path: str, wanted: ModelConfig) -> vmp.VideoModel:
-    """The model of a checkpoint, fitted to a configuration. ValueError where it cannot be."""
+    """The model of a checkpoint, fitted to a configuration."""
     fitted = {name: getattr(wanted, name) for name in sorted(_FITTED)}
     loaded = read_checkpoint(path, **fitted)
     differing = [

@@ -1,4 +1,4 @@
-"""Being asked to stop: the step in hand is finished, and the state saved."""
+"""A request to stop: the step in hand is finished, and the state is saved."""
 
 import signal
 import types
@@ -9,8 +9,8 @@ from typing import Any, Self, final
 class StopSignal:
     """While entered, an interrupt or a request to terminate is noted in `number` rather than obeyed.
 
-    A second one ends the process as usual, and so does the first where there is nobody to note it: signals
-    can be caught in the main thread only.
+    A second one ends the process as usual. Where signals cannot be caught, outside of the main thread, so does the
+    first.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,3 @@ class StopSignal:
         self.number = number
         for noted, handler in self._previous.items():
             signal.signal(noted, handler)
-
-
-class Stopped(Exception):
-    """A run was asked to stop, and has saved its state. `signal` says by what, `step` after how many steps."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}; the same command goes on from there")
-        self.signal, self.step = number, step

@@ -206,8 +206,12 @@ def test_a_tile_has_to_come_from_a_layer_of_the_same_size():
     with torch.no_grad(), record(other := video_model(depth=2, num_frames=2), [0]) as others:
         other(clip(1, frames=2))
     edit = tile_from(others[0], slice(0, 2), slice(0, 2))
-    with pytest.raises(
-        ValueError, match=r"tile_from: the source has \(channels, tokens\) \(24, 9\) and this .* \(24, 13\)"
+    with (
+        pytest.raises(
+            ValueError,
+            match=r"tile_from: the source has \(channels, tokens\) \(24, 9\) and this .* \(24, 13\)",
+        ),
+        torch.no_grad(),
+        patched(model, 0, "forward", edit),
     ):
-        with torch.no_grad(), patched(model, 0, "forward", edit):
-            model(clip(1))
+        model(clip(1))

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch import nn
+from transformers.models.mamba import modeling_mamba
 
 from analysis.capture import captures_of, families, family_of, layer_inputs, rebuild, record, register_family
 from analysis.capture import registry as registry_module
@@ -73,6 +75,16 @@ def test_a_model_of_ones_own_has_frames_where_its_layout_is_given(kind, layout):
     with torch.no_grad(), record(model) as captures:
         model(clip())
     assert captures[0].layout == TokenLayout.sequence(13)
+
+
+def test_transformers_mixers_are_known_anywhere():
+    config = transformers.MambaConfig(hidden_size=6, state_size=3, num_hidden_layers=1)
+    model, seen = Own([modeling_mamba.MambaMixer(config, layer_idx=0)]), []
+    model.blocks[0][1].register_forward_hook(lambda _, __, out: seen.append(out))
+    with torch.no_grad(), record(model, layout=LAYOUT) as captures:
+        model(clip().float())
+    assert captures[0, "forward"].layout == LAYOUT
+    torch.testing.assert_close(rebuild(captures), seen[0])
 
 
 def test_a_layout_that_does_not_fit_is_refused():

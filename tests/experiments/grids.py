@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cell import CellConfig
 from experiments.grid import run_grid
-from experiments.presets import Block, Preset
+from experiments.presets import Ablation, Preset
 
 TINY = CellConfig(
     task="photo-pan",
@@ -31,7 +31,7 @@ TINY = CellConfig(
     probe_clips=3,
     seed=0,
 )
-TINY_GRID = Preset(blocks=(Block(base=TINY, changes={"variant": ("attention",)}),), seeds=(0, 1))
+TINY_GRID = Preset(blocks=(Ablation(base=TINY, changes={"variant": ("attention",)}),), seeds=(0, 1))
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from experiments.grid import run_grid, write_tables
-from experiments.presets import Block, Preset
+from experiments.presets import Ablation, Preset
 from tests.experiments.grids import TINY, TINY_GRID
 
 POOLED = TINY.model_copy(update={"class_token": "none"})
-GRID = Preset(blocks=(*TINY_GRID.blocks, Block(base=POOLED)), seeds=TINY_GRID.seeds)
+GRID = Preset(blocks=(*TINY_GRID.blocks, Ablation(base=POOLED)), seeds=TINY_GRID.seeds)
 """Two bases: with a class token and self-attention, and without one."""
 UNFINISHED = GRID.cells()[-1]
 """What the report's grid lacks of GRID."""

@@ -9,13 +9,12 @@ from pydantic import ValidationError
 
 import vmp
 from experiments import cell as cells
-from experiments.cell import VARIANTS, CellConfig, run_cell
-from experiments.data.held import held_clips
-from experiments.data.tasks import task_dataset
-from experiments.presets import PRESETS, Block, Preset
+from experiments.cell import CELL_VARIANTS, CellConfig, run_cell
+from experiments.data.tasks import held_clips, task_dataset
+from experiments.grid_tables import SCHEMAS, read_table
+from experiments.presets import PRESETS, Ablation, Preset
 from experiments.probing import attention_rows, layer_directions
-from experiments.tables import SCHEMAS, read_table
-from experiments.training.run import Run
+from experiments.training.state import TrainingState
 from tests.experiments.grids import TINY, TINY_GRID, tiny_grid  # noqa: F401
 
 
@@ -70,8 +69,8 @@ def test_variants_have_parameters_within_two_per_cent_in_every_preset():
 
 
 def test_a_preset_is_bases_with_one_change_each_at_every_seed():
-    block = Block(base=TINY, changes={"variant": ("mask", "mamba"), "frames": (8,)})
-    grid = Preset(blocks=(block, Block(base=changed(class_token="none"))), seeds=(3, 5))
+    block = Ablation(base=TINY, changes={"variant": ("mask", "mamba"), "frames": (8,)})
+    grid = Preset(blocks=(block, Ablation(base=changed(class_token="none"))), seeds=(3, 5))
     told = [(c.variant, c.frames, c.class_token, c.seed) for c in grid.cells()]
     assert told == [
         (variant, frames, "first", seed)
@@ -91,14 +90,14 @@ def test_a_preset_is_bases_with_one_change_each_at_every_seed():
 )
 def test_a_change_that_is_none_or_cannot_be_is_refused(changes, told):
     with pytest.raises(ValidationError, match=re.escape(told)):
-        Block(base=TINY, changes=changes)
+        Ablation(base=TINY, changes=changes)
 
 
 def test_a_cell_that_comes_twice_is_refused():
     with pytest.raises(ValidationError, match="the same cell comes twice"):
-        Preset(blocks=(Block(base=TINY), Block(base=TINY)), seeds=(0,))
+        Preset(blocks=(Ablation(base=TINY), Ablation(base=TINY)), seeds=(0,))
     with pytest.raises(ValidationError, match="the same cell comes twice"):
-        Preset(blocks=(Block(base=TINY),), seeds=(0, 0))
+        Preset(blocks=(Ablation(base=TINY),), seeds=(0, 0))
 
 
 def test_held_clips_are_the_tasks_own():
@@ -124,7 +123,7 @@ def test_clips_too_many_to_hold_are_made_as_they_are_needed(monkeypatch):
 @pytest.mark.parametrize(
     ("variant", "class_token"),
     [
-        *((variant, "none") for variant in VARIANTS),
+        *((variant, "none") for variant in CELL_VARIANTS),
         *((variant, "first") for variant in ("mamba", "videomamba", "attention")),
     ],
 )
@@ -162,7 +161,7 @@ def test_every_variant_makes_a_cell_whose_read_out_reaches_a_cue_its_way(tmp_pat
 
 def test_an_interrupted_cell_ends_with_the_same_bits(tiny_grid, tmp_path, monkeypatch):  # noqa: F811
     whole = tiny_grid / "cells" / TINY.id
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_die(run, *batch):
         update(run, *batch)
@@ -170,7 +169,7 @@ def test_an_interrupted_cell_ends_with_the_same_bits(tiny_grid, tmp_path, monkey
             raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", update_and_die)
+        patch.setattr(TrainingState, "update", update_and_die)
         with pytest.raises(MemoryError):
             run_cell(TINY, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt")["step"] == 10
@@ -254,7 +253,7 @@ def test_quick_is_three_tasks_of_seven_models_and_no_seed_that_its_settings_were
     cells = PRESETS["quick"].cells()
     assert len(cells) == 63
     assert {(c.task, c.variant) for c in cells} == {
-        (task, variant) for task in ("recall", "relation", "direction") for variant in VARIANTS
+        (task, variant) for task in ("recall", "relation", "direction") for variant in CELL_VARIANTS
     }
     assert not {cell.seed for cell in cells} & {90, 91, 92}
     assert {cell.class_token for cell in cells if cell.task == "recall"} == {"first"}

@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 import scipy.special
 import torch
-import typer
-from typer.testing import CliRunner
 
 import vmp
 from experiments import evaluate as evaluating
 from experiments.data import Digits, PhotoPan, read_list
 from experiments.data.views import VideoViews
-from experiments.evaluate import Evaluation, evaluate, main, write_table
+from experiments.evaluate import Evaluation, app, evaluate, write_predictions
 from experiments.runs import RunFolder
 from experiments.statistics import mcnemar
+from tests.experiments.commands import assert_refused, run_command
 from tests.experiments.videos import write_list, write_pans
 
 CLASSES = ("a", "b", "c")
@@ -71,7 +70,7 @@ def test_accuracy_by_class():
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_predictions_survive_a_file(tmp_path, suffix):
     path = tmp_path / "folder" / f"table.{suffix}"
-    write_table(example().table(), path)
+    write_predictions(example().table(), path)
     table = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
     assert table["top5"].tolist() == [True] * 5
     assert table["clip"].tolist() == list("vwxyz")
@@ -216,12 +215,6 @@ def test_what_is_done_is_kept_every_few_seconds(pans, tmp_path, monkeypatch):
     assert [len(state["logits"]) for state in seen] == [3, 6, 8]
 
 
-def run_cli(*arguments: object):
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, [str(argument) for argument in arguments])
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     size = {"num_frames": 2, "tubelet_size": 1, "image_size": 16, "patch_size": 8, "d_model": 16, "depth": 1}
@@ -231,8 +224,10 @@ def checkpoint(tmp_path):
 
 
 def test_command_line(checkpoint, tmp_path):
-    result = run_cli("--ckpt", checkpoint, "--count", 12, "--seed", 4, "--out", tmp_path / "table.csv")
-    assert result.exit_code == 0, result.output
+    result = run_command(
+        app, "--ckpt", checkpoint, "--count", 12, "--seed", 4, "--out", tmp_path / "table.csv"
+    )
+    assert result.exit_code == 0, result
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 12
     first, second = result.stdout.splitlines()
@@ -247,11 +242,12 @@ def test_command_line_on_videos(checkpoint, tmp_path, pans):
     flags = ("--ckpt", checkpoint, "--task", "list", "--test-list", pans / "list.txt", "--root", pans)
     views = ("--clips", 2, "--crops", 3)
     (tmp_path / "names.txt").write_text("left\nright\nup\ndown\nin\nout\n")
-    result = run_cli(
+    result = run_command(
+        app,
         *flags, *views, "--max-bad", 0.2, "--labels", tmp_path / "names.txt",
         "--out", tmp_path / "table.parquet", "--per-class", tmp_path / "classes.csv",
     )  # fmt: skip
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result
     table = pd.read_parquet(tmp_path / "table.parquet")
     assert table["clip"].tolist() == [f"pan-{k}.mp4" for k in GOOD]
     assert set(table["label"]) <= {"left", "right", "up", "down", "in", "out"}
@@ -267,17 +263,13 @@ def test_command_line_on_videos(checkpoint, tmp_path, pans):
 
 def test_too_many_bad_videos_lose_nothing_of_what_is_done(checkpoint, tmp_path, pans):
     flags = ("--ckpt", checkpoint, "--task", "list", "--test-list", pans / "list.txt", "--root", pans)
-    result = run_cli(*flags, "--max-bad", 0.1, "--batch-size", 2, "--out", tmp_path / "table.csv")
-    assert result.exit_code == 2
-    assert result.stderr.startswith(
-        "error: 2 of 10 videos of the list are missing or damaged, and max_bad allows 1"
-    )
+    result = run_command(app, *flags, "--max-bad", 0.1, "--batch-size", 2, "--out", tmp_path / "table.csv")
+    assert_refused(result, "2 of 10 videos of the list are missing or damaged, and max_bad allows 1")
     kept = tmp_path / "table.csv.unfinished"
     assert json.loads((kept / "config.json").read_text())["views"] == [1, 1]
-    refused = run_cli(*flags, "--max-bad", 0.2, "--crops", 3, "--out", tmp_path / "table.csv")
-    assert refused.exit_code == 2
-    assert "another configuration: views was [1, 1] and is now [1, 3]" in refused.stderr
-    assert run_cli(*flags, "--max-bad", 0.2, "--out", tmp_path / "table.csv").exit_code == 0
+    refused = run_command(app, *flags, "--max-bad", 0.2, "--crops", 3, "--out", tmp_path / "table.csv")
+    assert_refused(refused, "another configuration: views was [1, 1] and is now [1, 3]")
+    assert run_command(app, *flags, "--max-bad", 0.2, "--out", tmp_path / "table.csv").exit_code == 0
     assert not kept.exists()
     assert len(pd.read_csv(tmp_path / "table.csv")) == 8
 
@@ -294,18 +286,18 @@ def test_an_interrupted_command_goes_on_where_it_was(checkpoint, tmp_path, pans,
         return make(views, index)
 
     monkeypatch.setattr(VideoViews, "views", views_until_six)
-    stopped = run_cli(*flags)
+    stopped = run_command(app, *flags)
     assert stopped.exit_code == 130
     assert stopped.stderr == "stopped; the same command goes on from there\n"
     assert not (tmp_path / "table.csv").exists()
     made.append(-1)
     monkeypatch.setattr(VideoViews, "views", lambda views, index: made.append(index) or make(views, index))
-    assert run_cli(*flags).exit_code == 0
+    assert run_command(app, *flags).exit_code == 0
     assert made == [*range(7), -1, *range(6, 10)]
-    once = run_cli(*flags[:-1], tmp_path / "again.csv")
+    once = run_command(app, *flags[:-1], tmp_path / "again.csv")
     assert once.exit_code == 0
     assert (tmp_path / "table.csv").read_text() == (tmp_path / "again.csv").read_text()
-    assert run_cli(*flags[:-1], tmp_path / "again.parquet").exit_code == 0
+    assert run_command(app, *flags[:-1], tmp_path / "again.parquet").exit_code == 0
     same = mcnemar(tmp_path / "table.csv", tmp_path / "again.parquet")
     assert (same.clips, same.only_one, same.only_other) == (8, 0, 0)
 
@@ -326,8 +318,4 @@ def test_an_interrupted_command_goes_on_where_it_was(checkpoint, tmp_path, pans,
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(checkpoint, flags, message):
-    result = run_cli(*(() if "--ckpt" in flags else ("--ckpt", checkpoint)), *flags)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("error: ")
+    assert_refused(run_command(app, *(() if "--ckpt" in flags else ("--ckpt", checkpoint)), *flags), message)

@@ -17,15 +17,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import typer
 from distributed import LocalCluster
-from typer.testing import CliRunner, Result
 
 import vmp
 from experiments.cell import CellConfig
 from experiments.data.photo_pan import CLASSES, PhotoPan
-from experiments.grid import main, run_grid
-from experiments.presets import Block, Preset
+from experiments.grid import app, run_grid
+from experiments.presets import Ablation, Preset
+from tests.experiments.commands import assert_refused, run_command
 from tests.experiments.grids import TINY, TINY_GRID, tiny_grid  # noqa: F401
 
 TABLES = ("cells", "predictions", "training", "probes", "profiles")
@@ -148,10 +147,9 @@ def edited(preset: Preset, **fields: Any) -> Preset:
     return preset.model_copy(update={"blocks": (first.model_copy(update={"base": base}),)})
 
 
-def invoke(*arguments: str) -> Result:
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, arguments)
+def write_grid(tmp_path: pathlib.Path, content: object) -> pathlib.Path:
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    return tmp_path / "grid.json"
 
 
 def test_tables_agree_with_each_other_and_with_the_models(tiny_grid):  # noqa: F811
@@ -234,11 +232,11 @@ def test_a_dask_cluster_gives_the_same_tables(tiny_grid, tmp_path):  # noqa: F81
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  # noqa: F811
     first = TINY_GRID.cells()[0]
-    grid = Preset(blocks=(Block(base=TINY, changes={"learning_rate": (1e30,)}),), seeds=(0,))
+    grid = Preset(blocks=(Ablation(base=TINY, changes={"learning_rate": (1e30,)}),), seeds=(0,))
     config, out = tmp_path / "grid.json", tmp_path / "grid"
     config.write_text(grid.model_dump_json())
     shutil.copytree(tiny_grid / "cells" / first.id, out / "cells" / first.id)
-    result = invoke("--config", str(config), "--out", str(out), "--jobs", "1")
+    result = run_command(app, "--config", str(config), "--out", str(out), "--jobs", "1")
     assert result.exit_code == 1
     bad = grid.cells()[1]
     assert list(pd.read_parquet(out / "cells.parquet")["cell"]) == [first.id]
@@ -248,7 +246,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  
     assert not (out / "cells" / bad.id / "cell.json").exists()
     # Tables alone: the same, and nothing is tried again.
     before = (out / "cells" / bad.id / "failed.txt").stat().st_mtime_ns
-    result = invoke("--config", str(config), "--out", str(out), "--tables-only")
+    result = run_command(app, "--config", str(config), "--out", str(out), "--tables-only")
     assert (result.exit_code, result.stderr.splitlines()) == (1, [last])
     assert (out / "cells" / bad.id / "failed.txt").stat().st_mtime_ns == before
 
@@ -269,36 +267,27 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(tiny_grid, tmp_path):  
 def test_a_wrong_configuration_is_one_line(tmp_path, change, told):
     content = json.loads(TINY_GRID.model_dump_json())
     content["blocks"][0]["base"] |= change
-    (tmp_path / "grid.json").write_text(json.dumps(content))
-    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    assert told in result.stderr
-    assert result.stderr.startswith(f"error: {tmp_path / 'grid.json'}: not a grid: ")
-    assert len(result.stderr.splitlines()) == 1
+    config = write_grid(tmp_path, content)
+    ran = run_command(app, "--config", config, "--out", tmp_path / "out")
+    assert_refused(ran, told)
+    assert ran.stderr.startswith(f"error: {config}: not a grid: ")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_change_is_told_and_nothing_that_follows_from_it(tmp_path):
+def test_a_wrong_change_or_seed_is_told_and_nothing_that_follows_from_it(tmp_path):
     content = json.loads(TINY_GRID.model_dump_json())
     content["blocks"][0]["changes"] = {"variants": ["attention"]}
-    (tmp_path / "grid.json").write_text(json.dumps(content))
-    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    assert result.stderr == (
-        f"error: {tmp_path / 'grid.json'}: not a grid: blocks.0: variants: there is no such field\n"
-    )
-
-
-def test_a_wrong_seed_is_one_line(tmp_path):
-    (tmp_path / "grid.json").write_text(
-        json.dumps({**json.loads(TINY_GRID.model_dump_json()), "seeds": [0, -1]})
-    )
-    result = invoke("--config", str(tmp_path / "grid.json"), "--out", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    assert result.stderr == (
-        f"error: {tmp_path / 'grid.json'}: not a grid: seeds.1: Input should be greater than or equal to 0\n"
-    )
-    assert not (tmp_path / "out").exists()
+    for wrong, told in (
+        (content, "blocks.0: variants: there is no such field; do you mean variant?"),
+        (
+            {**json.loads(TINY_GRID.model_dump_json()), "seeds": [0, -1]},
+            "seeds.1: Input should be greater than or equal to 0",
+        ),
+    ):
+        config = write_grid(tmp_path, wrong)
+        ran = run_command(app, "--config", config, "--out", tmp_path / "out")
+        assert (ran.exit_code, ran.stderr) == (2, f"error: {config}: not a grid: {told}\n")
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -313,10 +302,7 @@ def test_a_wrong_seed_is_one_line(tmp_path):
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, arguments, told):
-    result = invoke(*arguments, "--out", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: {told}")
-    assert len(result.stderr.splitlines()) == 1
+    assert_refused(run_command(app, *arguments, "--out", tmp_path / "out"), f"error: {told}")
     assert not (tmp_path / "out").exists()
 
 
@@ -343,12 +329,12 @@ def test_a_folder_of_another_grid_is_refused(tiny_grid, tmp_path):  # noqa: F811
 def test_a_folder_without_a_grid_or_with_a_damaged_one_is_one_line(tmp_path):
     config = tmp_path / "grid.json"
     config.write_text(TINY_GRID.model_dump_json())
-    result = invoke("--config", str(config), "--out", str(tmp_path / "none"), "--tables-only")
+    result = run_command(app, "--config", str(config), "--out", str(tmp_path / "none"), "--tables-only")
     assert (result.exit_code, result.stderr) == (
         2,
         f"error: {tmp_path / 'none'}: holds no grid (no grid.json)\n",
     )
-    result = invoke("--config", str(config), "--out", str(tmp_path))  # no "config" in it
+    result = run_command(app, "--config", str(config), "--out", str(tmp_path))  # no "config" in it
     assert (result.exit_code, result.stderr) == (2, f"error: {config}: damaged; name another folder\n")
 
 
@@ -367,7 +353,7 @@ def test_files_that_cannot_be_written_are_one_line_and_nothing_is_half_written(
     most,
 ):
     cell = TINY_GRID.cells()[0]
-    grid = Preset(blocks=(Block(base=TINY),), seeds=(0,))
+    grid = Preset(blocks=(Ablation(base=TINY),), seeds=(0,))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

@@ -5,16 +5,15 @@ import signal
 
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import vmp
 from experiments import micro
 from experiments.data import PhotoPan
 from experiments.evaluate import evaluate
-from experiments.training.run import Run
 from experiments.training.start import make_model
+from experiments.training.state import TrainingState
+from tests.experiments.commands import run_command
 from vmp.checkpoint import read_checkpoint
 from vmp.config import ModelConfig
 
@@ -35,16 +34,10 @@ def tiny(monkeypatch):
     monkeypatch.setattr(micro, "SETTINGS", micro.SETTINGS.model_copy(update=changes))
 
 
-def run_cli(*arguments: object):
-    application = typer.Typer()
-    application.command()(micro.main)
-    return CliRunner().invoke(application, [str(argument) for argument in arguments])
-
-
 def test_making_them_writes_checkpoints_results_and_card(tiny, tmp_path):
     flags = ("--out", tmp_path / "out", "--work", tmp_path / "work", "--steps", 12, "--clips", 24)
-    result = run_cli(*flags)
-    assert result.exit_code == 0, result.output
+    result = run_command(micro.app, *flags)
+    assert result.exit_code == 0, result
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert sorted(written) == [
         "README.md",
@@ -64,7 +57,9 @@ def test_making_them_writes_checkpoints_results_and_card(tiny, tmp_path):
     card = written["README.md"].decode()
     assert f"| `vmp_micro_paper.safetensors` | {100 * evaluation.accuracy:.1f} |" in card
     assert "12 steps of 4 clips" in card
-    assert run_cli(*flags).exit_code == 0  # finished runs are not run again, and the same is written
+    assert (
+        run_command(micro.app, *flags).exit_code == 0
+    )  # finished runs are not run again, and the same is written
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
 
 
@@ -79,7 +74,7 @@ def test_both_scans_start_from_the_same_draw():
 
 
 def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -88,15 +83,15 @@ def test_interrupted_it_says_so_and_goes_on(tiny, tmp_path, monkeypatch):
 
     flags = ("--out", tmp_path / "out", "--work", tmp_path / "work", "--steps", 4, "--clips", 6)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", update_and_interrupt)
-        result = run_cli(*flags)
+        patch.setattr(TrainingState, "update", update_and_interrupt)
+        result = run_command(micro.app, *flags)
     assert result.exit_code == 128 + signal.SIGTERM
     assert result.stderr.strip() == "stopped after step 2; the same command goes on from there"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "vmp_micro_paper.json",
         "vmp_micro_paper.safetensors",
     ]
-    assert run_cli(*flags).exit_code == 0
+    assert run_command(micro.app, *flags).exit_code == 0
     assert (tmp_path / "out" / "README.md").exists()
 
 

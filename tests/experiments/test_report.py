@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report import __main__ as command
-from experiments.report.contents import unfinished
+from experiments.grid_tables import SCHEMAS
+from experiments.report.__main__ import app
+from experiments.report.contents import incompleteness
 from experiments.report.saved import read_grid
 from experiments.report.untested import UNTESTED
 from experiments.report.write import WRITTEN
-from experiments.tables import SCHEMAS
+from tests.experiments.commands import assert_refused, run_command
 from tests.experiments.reports import GRID, UNFINISHED
 
 
@@ -157,114 +158,66 @@ def test_every_model_and_its_weights_are_named(report, page):
     assert "python -m experiments.report --grid" in page.text
 
 
-def copied(report, tmp_path):
-    return shutil.copytree(report.with_name("grid"), tmp_path / "grid")
+def cut(path, length):
+    path.write_bytes(path.read_bytes()[:length])
 
 
-def run(*arguments):
-    """Run the command in this process; return its exit code."""
-    import typer
-
-    app = typer.Typer()
-    app.command()(command.main)
-    try:
-        app([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
+def rewrite(path, change):
+    change(pd.read_parquet(path)).to_parquet(path)
 
 
-def break_nothing(grid):
-    shutil.rmtree(grid)
-
-
-def break_grid(grid):
-    (grid / "grid.json").write_text('{"preset": "quick"}')
-
-
-def break_missing(grid):
-    (grid / "probes.parquet").unlink()
-
-
-def break_corrupt(grid):
-    path = grid / "predictions.parquet"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def break_version(grid):
-    frame = pd.read_parquet(grid / "profiles.parquet")
-    frame.rename(columns={"scope": "view"}).to_parquet(grid / "profiles.parquet")
-
-
-def break_empty(grid):
-    frame = pd.read_parquet(grid / "cells.parquet")
-    frame[:0].to_parquet(grid / "cells.parquet")
-
-
-def break_provenance(grid):
-    (grid / "provenance.json").write_text("{")
-
-
-def break_rows(grid):
+def every_rows(grid, change):
     for path in (grid / "cells").glob("*/rows.npz"):
-        path.write_bytes(path.read_bytes()[:200])
+        change(path)
 
 
-def break_arrays(grid):
-    for path in (grid / "cells").glob("*/rows.npz"):
-        np.savez(path, P=np.zeros(3))
+DAMAGES = {
+    "grid: holds no grid (no grid.json); make one: python -m experiments.grid": shutil.rmtree,
+    "grid.json: is no grid of this version": lambda g: (g / "grid.json").write_text('{"preset": "quick"}'),
+    "probes.parquet: is missing; run the grid again": lambda g: (g / "probes.parquet").unlink(),
+    "predictions.parquet: not a parquet table": lambda g: cut(g / "predictions.parquet", -100),
+    "profiles.parquet: has no column 'scope', so another version wrote it": lambda g: rewrite(
+        g / "profiles.parquet", lambda frame: frame.rename(columns={"scope": "view"})
+    ),
+    "cells.parquet: no cell is finished": lambda g: rewrite(g / "cells.parquet", lambda frame: frame[:0]),
+    "provenance.json: not JSON": lambda g: (g / "provenance.json").write_text("{"),
+    "rows.npz: not the rows of a cell": lambda g: every_rows(g, lambda path: cut(path, 200)),
+    "rows.npz: has no array 'frames', so another version wrote it": lambda g: every_rows(
+        g, lambda path: np.savez(path, P=np.zeros(3))
+    ),
+}
+"""What is said of a grid, and what was done to it."""
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (break_nothing, "grid: holds no grid (no grid.json); make one: python -m experiments.grid"),
-        (break_grid, "grid.json: is no grid of this version"),
-        (break_missing, "probes.parquet: is missing; run the grid again"),
-        (break_corrupt, "predictions.parquet: not a parquet table"),
-        (break_version, "profiles.parquet: has no column 'scope', so another version wrote it"),
-        (break_empty, "cells.parquet: no cell is finished"),
-        (break_provenance, "provenance.json: not JSON"),
-        (break_rows, "rows.npz: not the rows of a cell"),
-        (break_arrays, "rows.npz: has no array 'frames', so another version wrote it"),
-    ],
-)
-def test_a_grid_that_cannot_be_read_is_told_in_one_line_and_nothing_is_lost(
-    damage,
-    said,
-    report,
-    tmp_path,
-    capsys,
-):
-    grid = copied(report, tmp_path)
-    damage(grid)
+@pytest.mark.parametrize("said", DAMAGES)
+def test_a_grid_that_cannot_be_read_is_told_in_one_line_and_nothing_is_lost(said, report, tmp_path):
+    grid = shutil.copytree(report.with_name("grid"), tmp_path / "grid")
+    DAMAGES[said](grid)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.html").write_text("the last report")
-    assert run("--grid", grid, "--out", tmp_path / "out") == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {grid}")
-    assert said in told
-    assert told.count("\n") == 1
+    ran = run_command(app, "--grid", grid, "--out", tmp_path / "out")
+    assert_refused(ran, said)
+    assert ran.stderr.startswith(f"error: {grid}")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert {path.name for path in tmp_path.iterdir()} <= {"grid", "out"}
 
 
-def test_a_strangers_folder_is_not_replaced(report, tmp_path, capsys):
+def test_a_strangers_folder_is_not_replaced(report, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    assert run("--grid", report.with_name("grid"), "--out", tmp_path) == 2
-    assert "holds 'thesis.tex', which no earlier run wrote" in capsys.readouterr().err
+    ran = run_command(app, "--grid", report.with_name("grid"), "--out", tmp_path)
+    assert_refused(ran, "holds 'thesis.tex', which no earlier run wrote")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_full_disk_leaves_the_last_report(report, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_leaves_the_last_report(report, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device", "figures/accuracy.png")
 
     monkeypatch.setattr(Figure, "savefig", full)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.html").write_text("the last report")
-    assert run("--grid", report.with_name("grid"), "--out", tmp_path / "out") == 2
-    assert capsys.readouterr().err == "error: figures/accuracy.png: No space left on device\n"
+    ran = run_command(app, "--grid", report.with_name("grid"), "--out", tmp_path / "out")
+    assert (ran.exit_code, ran.stderr) == (2, "error: figures/accuracy.png: No space left on device\n")
     assert (tmp_path / "out" / "index.html").read_text() == "the last report"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -274,4 +227,4 @@ def test_an_incomplete_grid_is_said_to_be_so(report, page, tiny_grid):
     assert f"Incomplete: {total - 1} of {total} models are finished." in page.text
     assert f"Missing: {gone.task} {gone.variant} seed {gone.seed}." in page.text
     assert read_grid(report.with_name("grid")).unfinished == (gone,)
-    assert unfinished(read_grid(tiny_grid)) == ""
+    assert incompleteness(read_grid(tiny_grid)) == ""

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report.probed import gaps, shown
+from experiments.report.page import inline_svg
+from experiments.report.probed import missing_quantities, page_rows
 from experiments.report.saved import read_grid
-from experiments.report.svg import inline_svg
 from experiments.report.viewer import DECADES, pack, pack_rows
 
 
@@ -79,8 +79,10 @@ def test_what_no_model_has_a_number_of_is_said_with_its_reason():
     ]
     probes = pd.DataFrame(rows, columns=["cell", "scope", "quantity", "value", "note"])
     asked = {"mediator_sensitivity": "ssm", "block_rank": "ssm"}
-    assert gaps(probes, asked) == ("Not measured: mediator sensitivity (nats), 5 tokens: a triple takes 9.",)
-    assert gaps(probes, {"mediator_sensitivity": "contribution", "block_rank": "ssm"}) == ()
+    assert missing_quantities(probes, asked) == (
+        "Not measured: mediator sensitivity (nats), 5 tokens: a triple takes 9.",
+    )
+    assert missing_quantities(probes, {"mediator_sensitivity": "contribution", "block_rank": "ssm"}) == ()
 
 
 def test_figures_that_stand_in_one_page_share_no_id():
@@ -116,9 +118,9 @@ def test_numbers_of_whole_rows_stand_in_where_self_attention_has_no_sides():
         ],
         columns=["variant", "quantity", "direction", "mean"],
     ).assign(scope="contribution", trained=True)
-    by_side = shown(rows, "contradiction", ("forward", "backward"))
+    by_side = page_rows(rows, "contradiction", ("forward", "backward"))
     assert by_side[["variant", "direction"]].to_numpy().tolist() == [
         ["attention", "both"],
         ["mask", "forward"],
     ]
-    assert shown(rows, "contradiction", ("mean",))["direction"].tolist() == ["mean", "mean"]
+    assert page_rows(rows, "contradiction", ("mean",))["direction"].tolist() == ["mean", "mean"]

@@ -2,8 +2,9 @@
 
 numba compiles loops over scalars and leaves it to LLVM whether, and how widely, they become vector instructions. A
 kernel that is to use whole registers says so with the functions of this module. A `Vector` is LLVM's own vector type,
-which becomes one zmm register with AVX-512 and two ymm registers with AVX2. Every sum has one order, so the width of the
-machine's registers changes no bit of a result. `load`, `store` and `transpose` take arrays of one axis without gaps, and do not check bounds.
+which becomes one zmm register with AVX-512 and two ymm registers with AVX2. Every sum has one order, so the width of
+the machine's registers changes no bit of a result. `load`, `store` and `transpose` take arrays of one axis without
+gaps, and do not check bounds.
 
 numba's cache on disk checks the file of a kernel but not this one. After a change here, remove the __pycache__ folders.
 """

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.plots import styled
+from analysis.draw import styled
 from experiments.bench.figure import save_figure
 from experiments.bench.gpu.efficiency import ATTENTION, MAMBA
 from experiments.bench.results import BenchRun, Row

@@ -72,7 +72,9 @@ def known(
     return probe(own(layers), ids(count, layout.length), [measure], layout=layout, resamples=300)
 
 
-def result(layout: TokenLayout = VIDEO, *, layers: int = 2, change: Mapping[str, Any] | None = None) -> Result:
+def result(
+    layout: TokenLayout = VIDEO, *, layers: int = 2, change: Mapping[str, Any] | None = None
+) -> Result:
     """A result in which forward and backward decay at different rates, and three clips differ a little."""
 
     def rate(layer: int, direction: str, clip: int) -> float:

@@ -16,7 +16,11 @@ from tests.analysis.models import clip, video_model
 def probed(variant, scope, **fields):
     """The model, two clips, and decay of its second layer."""
     model = video_model(variant, depth=2, image_size=8, patch_size=4, **fields)
-    return model, clip(2), analysis.probe(model, clip(2), ["decay"], layers=[1], scopes=[scope], resamples=100)
+    return (
+        model,
+        clip(2),
+        analysis.probe(model, clip(2), ["decay"], layers=[1], scopes=[scope], resamples=100),
+    )
 
 
 def kept(result, name, direction):

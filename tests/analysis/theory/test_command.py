@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-from analysis.results import ResultError
+from analysis.files import ResultError
 from analysis.theory import CLAIMS, Case, Claim, command
 from analysis.theory.captured import reading
 from analysis.theory.case import apart

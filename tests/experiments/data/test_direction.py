@@ -5,7 +5,7 @@ import pytest
 
 from experiments.data import Direction
 from experiments.data.direction import TRAVEL
-from experiments.data.photo_pan import SPLITS, photograph
+from experiments.data.photo_pan import SPLIT_PHOTOGRAPHS, photograph
 
 STEP = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -101,4 +101,4 @@ def test_sources_and_labels_come_equally_often_and_photographs_are_of_the_split(
     monkeypatch.setattr("experiments.data.direction.scaled_photograph", note)
     for index in range(240):
         dataset.frames(index)
-    assert used == set(SPLITS["held-out"])
+    assert used == set(SPLIT_PHOTOGRAPHS["held-out"])

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from experiments.data import Sample
+from experiments.data import ListedVideo
 from experiments.data.augment import ClipAugment
 from experiments.data.draws import ATTEMPTS, BadVideos, Draw, VideoDraws, collate
 from tests.experiments.videos import numbered, write_video
@@ -27,7 +27,7 @@ def samples(tmp_path_factory):
     (folder / "7.mp4").mkdir()
     for number, size in enumerate((32, 32, 40)):
         Image.fromarray(np.zeros((size, size, 3), np.uint8)).save(folder / "7.mp4" / f"{number}.png")
-    return [Sample(folder / f"{k}.mp4", k) for k in range(9)]
+    return [ListedVideo(folder / f"{k}.mp4", k) for k in range(9)]
 
 
 BAD = {3, 5, 7}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.data.lists import DATASETS, Sample, read_dataset, read_list
+from experiments.data.lists import DATASETS, ListedVideo, read_dataset, read_list
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def test_plain_lines_of_both_forms(tmp_path, root):
     listing = tmp_path / "list.txt"
     listing.write_text("a clip.mp4 3\n\nb.mp4,0\nframes 24 7\n  b.mp4\t2 \nb 12 5\nframes 1\ngone.mp4 4\n")
     expected = [
-        Sample(root / "a clip.mp4", 3),
-        Sample(root / "b.mp4", 0),
-        Sample(root / "frames", 7, 24),
-        Sample(root / "b.mp4", 2),
-        Sample(root / "b 12", 5),
-        Sample(root / "frames", 1),
-        Sample(root / "gone.mp4", 4),  # found out when it is read
+        ListedVideo(root / "a clip.mp4", 3),
+        ListedVideo(root / "b.mp4", 0),
+        ListedVideo(root / "frames", 7, 24),
+        ListedVideo(root / "b.mp4", 2),
+        ListedVideo(root / "b 12", 5),
+        ListedVideo(root / "frames", 1),
+        ListedVideo(root / "gone.mp4", 4),  # found out when it is read
     ]
     assert read_list(listing, root) == expected
     plain = read_dataset("list", listing, root)
@@ -61,9 +61,9 @@ def test_kinetics(tmp_path, root):
     names = write(tmp_path / "names.txt", "zumba", "riding a bike", "riding, or walking")
     found = read_dataset("kinetics400", listing, root, names)
     assert found.samples == (
-        Sample(root / "train/riding a bike/-3B32lodo2M_000059_000069.mp4", 1),
-        Sample(root / "QQpoQfAqrXc.mkv", 2),
-        Sample(root / "notThere123_000007_000017.mp4", 0),
+        ListedVideo(root / "train/riding a bike/-3B32lodo2M_000059_000069.mp4", 1),
+        ListedVideo(root / "QQpoQfAqrXc.mkv", 2),
+        ListedVideo(root / "notThere123_000007_000017.mp4", 0),
     )
     assert found.classes == ("zumba", "riding a bike", "riding, or walking")
     assert found.mirrored
@@ -86,7 +86,7 @@ def test_kinetics_by_paths_and_numbers(tmp_path, root):
         found = read_dataset(
             "kinetics400", write(tmp_path / "l", f"a.mp4{separator}399", f"b.mp4{separator}0"), root
         )
-        assert found.samples == (Sample(root / "a.mp4", 399), Sample(root / "b.mp4", 0))
+        assert found.samples == (ListedVideo(root / "a.mp4", 399), ListedVideo(root / "b.mp4", 0))
         assert len(found.classes) == 400
     with pytest.raises(ValueError, match=r"b\.mp4: label 400: there are 400 classes"):
         read_dataset("kinetics400", write(tmp_path / "l", "a.mp4 0", "b.mp4 400"), root)
@@ -108,10 +108,10 @@ def test_something_something(tmp_path, root):
     )
     found = read_dataset("ssv2", listing, root)
     assert found.samples == (
-        Sample(root / "12.mp4", 1),
-        Sample(root / "7.webm", 0),
-        Sample(root / "3", 1),
-        Sample(root / "4.webm", 1),
+        ListedVideo(root / "12.mp4", 1),
+        ListedVideo(root / "7.webm", 0),
+        ListedVideo(root / "3", 1),
+        ListedVideo(root / "4.webm", 1),
     )
     assert found.classes == ("Approaching something with your camera", "Moving something up")
     assert not found.mirrored
@@ -122,7 +122,7 @@ def test_something_something(tmp_path, root):
 def test_a_plain_list_of_something_something_is_not_mirrored_either(tmp_path, root):
     touch(root, "74225/img_00001.jpg", "7.webm")
     found = read_dataset("ssv2", write(tmp_path / "train.txt", "74225 62 140", "7.webm 173"), root)
-    assert found.samples == (Sample(root / "74225", 140, 62), Sample(root / "7.webm", 173))
+    assert found.samples == (ListedVideo(root / "74225", 140, 62), ListedVideo(root / "7.webm", 173))
     assert found.classes == tuple(map(str, range(174)))
     assert not found.mirrored
 
@@ -135,7 +135,7 @@ def test_ucf101(tmp_path, root):
     test = write(tmp_path / "testlist01.txt", *names)
     for listing in (train, test):
         found = read_dataset("ucf101", listing, root)
-        assert found.samples == (Sample(root / names[0], 1), Sample(root / names[1], 0))
+        assert found.samples == (ListedVideo(root / names[0], 1), ListedVideo(root / names[1], 0))
         assert found.classes == ("ApplyEyeMakeup", "ApplyLipstick")
 
 
@@ -148,12 +148,12 @@ def test_hmdb51(tmp_path, root):
     write(splits / "brush_hair_test_split2.txt", "f.avi 0 ")
     touch(root, "wave/a.avi", "wave/b.avi", "brush_hair/f.avi")
     train = read_dataset("hmdb51", f"train:{splits}", root)
-    assert train.samples == (Sample(root / "brush_hair/f.avi", 0), Sample(root / "wave/a.avi", 1))
+    assert train.samples == (ListedVideo(root / "brush_hair/f.avi", 0), ListedVideo(root / "wave/a.avi", 1))
     assert train.classes == ("brush_hair", "wave")
     test = read_dataset("hmdb51", f"test:{splits}", root)
-    assert test.samples == (Sample(root / "brush_hair/d e.avi", 0), Sample(root / "wave/b.avi", 1))
+    assert test.samples == (ListedVideo(root / "brush_hair/d e.avi", 0), ListedVideo(root / "wave/b.avi", 1))
     second = read_dataset("hmdb51", f"test:{splits}/*_test_split2.txt", root)
-    assert second.samples == (Sample(root / "wave/a.avi", 1),)
+    assert second.samples == (ListedVideo(root / "wave/a.avi", 1),)
     assert second.classes == train.classes
 
 
@@ -219,7 +219,7 @@ def test_bad_labels_are_named(tmp_path, root):
 def test_the_mark_that_begins_some_texts_is_no_part_of_a_path(tmp_path, root):
     touch(root, "b.mp4")
     (tmp_path / "l").write_text("b.mp4 1\n", encoding="utf-8-sig")
-    assert read_list(tmp_path / "l", root) == [Sample(root / "b.mp4", 1)]
+    assert read_list(tmp_path / "l", root) == [ListedVideo(root / "b.mp4", 1)]
 
 
 @pytest.mark.parametrize("dataset", ["list", "kinetics400"])

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from experiments.data.photo_pan import CLASSES, PHOTOGRAPHS, SPLITS, TRAVEL, Path, PhotoPan, photograph
+from experiments.data.photo_pan import (
+    CLASSES,
+    PHOTOGRAPHS,
+    SPLIT_PHOTOGRAPHS,
+    TRAVEL,
+    PhotoPan,
+    WindowPath,
+    photograph,
+)
 
 SHIFT_OF = {"pan left": (0, -1), "pan right": (0, 1), "pan up": (-1, 0), "pan down": (1, 0)}
 
@@ -40,7 +48,7 @@ def log_magnification(before: np.ndarray, after: np.ndarray) -> float:
     return max(np.linspace(-0.3, 0.3, 25), key=likeness)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SPLIT_PHOTOGRAPHS)
 def test_labels_agree_with_image_registration(split):
     dataset = PhotoPan(split, num_frames=9, image_size=64, seed=1, size=60)
     right, moved = 0, 0
@@ -62,13 +70,13 @@ def test_labels_agree_with_image_registration(split):
 
 
 def test_split_is_by_photograph():
-    train, held_out = (set(SPLITS[split]) for split in ("train", "held-out"))
+    train, held_out = (set(SPLIT_PHOTOGRAPHS[split]) for split in ("train", "held-out"))
     assert not train & held_out
     assert train | held_out == set(PHOTOGRAPHS)
     assert held_out == {"camera", "coffee", "grass", "moon"}
-    for split in SPLITS:
+    for split in SPLIT_PHOTOGRAPHS:
         dataset = PhotoPan(split, 2, 16, size=200)
-        assert {dataset.name(i).split("-")[0] for i in range(200)} == set(SPLITS[split])
+        assert {dataset.name(i).split("-")[0] for i in range(200)} == set(SPLIT_PHOTOGRAPHS[split])
 
 
 def test_no_two_photographs_are_the_same_picture():
@@ -92,7 +100,7 @@ def test_photographs_are_rgb_and_load_without_pooch(monkeypatch):
 
 
 def test_every_pair_of_class_and_photograph_comes_once_in_a_cycle():
-    for split, photographs in SPLITS.items():
+    for split, photographs in SPLIT_PHOTOGRAPHS.items():
         cycle = len(CLASSES) * len(photographs)
         dataset = PhotoPan(split, 2, 16, size=cycle)
         pairs = {(dataset.label(i), dataset.name(i).split("-")[0]) for i in range(cycle)}
@@ -100,14 +108,14 @@ def test_every_pair_of_class_and_photograph_comes_once_in_a_cycle():
 
 
 def test_reversed_path_is_the_opposite_class():
-    path = Path(x=100.0, y=90.0, side=50.0, travel=0.5, zoom=1.5)
+    path = WindowPath(x=100.0, y=90.0, side=50.0, travel=0.5, zoom=1.5)
     opposite = {"pan left": "pan right", "pan up": "pan down", "zoom in": "zoom out"}
     for first, second in opposite.items():
         np.testing.assert_allclose(path.boxes(first, 7)[::-1], path.boxes(second, 7))
 
 
 def test_paths_have_the_stated_geometry():
-    path = Path(x=100.0, y=90.0, side=50.0, travel=0.5, zoom=1.5)
+    path = WindowPath(x=100.0, y=90.0, side=50.0, travel=0.5, zoom=1.5)
     left, top, right, bottom = path.boxes("pan right", 6).T
     np.testing.assert_allclose(np.diff(left), 0.5 * 50 / 5)
     np.testing.assert_allclose(right - left, 50)
@@ -135,7 +143,7 @@ def test_windows_shrink_without_aliasing():
     stripes = np.zeros((300, 300, 3), np.uint8)
     stripes[:, ::2] = 255
     dataset._images[0] = Image.fromarray(stripes)
-    frames = dataset._render(0, Path(150.0, 150.0, 150.0, TRAVEL[0], 1.5), "pan right")
+    frames = dataset._render(0, WindowPath(150.0, 150.0, 150.0, TRAVEL[0], 1.5), "pan right")
     assert np.abs(frames.astype(int) - 128).max() <= 3
 
 
@@ -144,7 +152,7 @@ def test_a_step_of_a_fraction_of_a_pixel_moves_the_picture_by_it():
     columns = np.arange(400)
     wave = np.rint(127.5 + 100 * np.sin(2 * np.pi * columns / 25)).astype(np.uint8)
     dataset._images[0] = Image.fromarray(np.broadcast_to(wave[None, :, None], (400, 400, 3)).copy())
-    frames = dataset._render(0, Path(200.0, 200.0, 64.0, 2 / 64, 1.5), "pan right")  # 1/4 pixel a frame
+    frames = dataset._render(0, WindowPath(200.0, 200.0, 64.0, 2 / 64, 1.5), "pan right")  # 1/4 pixel a frame
     turn = np.exp(2j * np.pi * np.arange(50) / 25)
     phases = np.unwrap([np.angle((frame[32, :50, 0] - 127.5) @ turn.conj()) for frame in frames])
     np.testing.assert_allclose(np.diff(phases), 2 * np.pi * 0.25 / 25, rtol=0.05)

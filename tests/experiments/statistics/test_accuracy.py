@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.statistics import accuracy, accuracy_by_condition, base_fields, left_chance
-from tests.experiments.tables import VARIANTS, Truth, grid_tables
+from tests.experiments.made_tables import VARIANTS, Truth, grid_tables
 
 TASKS = ("recall", "relation", "direction")
 GRID = grid_tables(Truth(accuracy={"mask": 0.1}), tasks=TASKS, clips=60, layers=1)

@@ -3,15 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from typer.testing import CliRunner
 
-from experiments.evaluate import Evaluation, write_table
+from experiments.evaluate import Evaluation, write_predictions
 from experiments.statistics import mcnemar, mcnemar_counts
-from experiments.statistics.__main__ import main
+from experiments.statistics.__main__ import app
+from tests.experiments.commands import assert_refused, run_command
 
 
 def hits(both, one, other, neither):
@@ -65,26 +64,20 @@ def evaluation(predictions):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_files_that_evaluate_wrote(tmp_path, ending):
     one, other = tmp_path / f"one.{ending}", tmp_path / f"other.{ending}"
-    write_table(evaluation((0, 1, 0, 2, 1)).table(), one)
-    write_table(evaluation((0, 0, 1, 2, 2)).table().iloc[::-1], other)
+    write_predictions(evaluation((0, 1, 0, 2, 1)).table(), one)
+    write_predictions(evaluation((0, 0, 1, 2, 2)).table().iloc[::-1], other)
     found = mcnemar(one, other)
     assert (found.both, found.only_one, found.only_other, found.neither) == (2, 1, 2, 0)
-    result = run(one, other)
-    assert result.exit_code == 0, result.output
+    result = run_command(app, one, other)
+    assert result.exit_code == 0, result
     expected = "-20.0 points on 5 clips: 1 told right by the first alone, 2 by the second alone; McNemar p = 1 (exact)"
     assert result.stdout.strip() == expected
-
-
-def run(*arguments):
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, [str(argument) for argument in arguments])
 
 
 def test_bad_files_are_one_line(tmp_path):
     table = evaluation((0, 1, 1, 2, 2)).table()
     good = tmp_path / "good.csv"
-    write_table(table, good)
+    write_predictions(table, good)
     wrong = {
         "lacks": (table.drop(columns="correct"), "there is no column 'correct'"),
         "other": (table.assign(clip=list("vwxyq")), "clips differ: 1 of "),
@@ -97,12 +90,8 @@ def test_bad_files_are_one_line(tmp_path):
         "empty": (table[:0], "clips differ: 5 of "),
     }
     for name, (content, message) in wrong.items():
-        write_table(content, tmp_path / f"{name}.csv")
-        result = run(good, tmp_path / f"{name}.csv")
-        assert result.exit_code == 2
-        assert message in result.stderr
-        assert result.stderr.startswith("error: ")
-        assert len(result.stderr.splitlines()) == 1
+        write_predictions(content, tmp_path / f"{name}.csv")
+        assert_refused(run_command(app, good, tmp_path / f"{name}.csv"), message)
     (tmp_path / "bytes.parquet").write_bytes(b"not parquet")
     (tmp_path / "nothing.csv").write_bytes(b"")
     for name, message in (
@@ -110,9 +99,7 @@ def test_bad_files_are_one_line(tmp_path):
         ("bytes.parquet", "bytes.parquet: not a table of predictions"),
         ("nothing.csv", "nothing.csv: not a table of predictions"),
     ):
-        result = run(good, tmp_path / name)
-        assert message in result.stderr
-        assert len(result.stderr.splitlines()) == 1
+        assert_refused(run_command(app, good, tmp_path / name), message)
 
 
 def test_no_clips_at_all():

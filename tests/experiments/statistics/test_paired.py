@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.statistics import holm, paired_differences
-from tests.experiments.tables import Truth, grid_tables
+from tests.experiments.made_tables import Truth, grid_tables
 
 VARIANTS = ("videomamba", "mask", "paper")
 GRID = grid_tables(Truth(accuracy={"paper": 0.9}), variants=VARIANTS, clips=80, layers=1)

@@ -8,13 +8,11 @@ import sys
 
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import vmp
-from experiments.train import TrainConfig, main
-from experiments.training.run import Run
+from experiments.train import TrainConfig
+from experiments.training.state import TrainingState
 
 TINY = {
     "num_frames": 2,
@@ -62,7 +60,7 @@ def same_bits(first: pathlib.Path, second: pathlib.Path) -> bool:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
     """Let training be interrupted right after a step: by a signal, or by dying without a word."""
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
@@ -71,10 +69,4 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
         if run.step == step and how == "death":
             raise MemoryError
 
-    monkeypatch.setattr(Run, "update", update_and_interrupt)
-
-
-def run_cli(*arguments: str):
-    application = typer.Typer()
-    application.command()(main)
-    return CliRunner().invoke(application, arguments)
+    monkeypatch.setattr(TrainingState, "update", update_and_interrupt)

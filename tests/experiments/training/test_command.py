@@ -11,21 +11,17 @@ import torch
 
 import vmp
 from analysis.files import write_text
-from experiments.train import TrainConfig
-from tests.experiments.training.small import (
-    CONFIG,
-    ENVIRONMENT,
-    interrupt,
-    run_cli,
-)
+from experiments.train import TrainConfig, app
+from tests.experiments.commands import assert_refused, run_command
+from tests.experiments.training.small import CONFIG, ENVIRONMENT, interrupt
 
 
 def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
     write_text(tmp_path / "given.json", CONFIG.model_dump_json())
     out = tmp_path / "run"
     flags = ("--steps", "3", "--variant", "mask", "--task", "digits-digit", "--set", "label_smoothing=0.1")
-    result = run_cli("--config", str(tmp_path / "given.json"), "--out", str(out), *flags)
-    assert result.exit_code == 0, result.output
+    result = run_command(app, "--config", str(tmp_path / "given.json"), "--out", str(out), *flags)
+    assert result.exit_code == 0, result
     assert result.stdout.strip() == str(out / "weights.safetensors")
     chosen = TrainConfig.read(out / "config.json")
     assert chosen == CONFIG.model_copy(
@@ -41,9 +37,9 @@ def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
         (("--config", "{tmp}/list.json"), "list.json: not a configuration in JSON: it must hold an object"),
         (("--config", "{tmp}/broken.json"), "broken.json: not a configuration in JSON"),
         (("--steps", "0"), "steps: Input should be greater than or equal to 1"),
-        (("--set", "stpes=3"), "there is no field stpes; do you mean steps?"),
+        (("--set", "stpes=3"), "stpes: there is no such field; do you mean steps?"),
         (("--set", "steps=0"), "steps: Input should be greater than or equal to 1"),
-        (("--set", "path=3"), "there is no field path; there are task, model, variant, "),
+        (("--set", "path=3"), "path: there is no such field; there are task, model, variant, "),
         (("--set", "steps"), "--set steps: it must have the form name=value"),
         (("--task", "cats"), "task: there is no task 'cats'; there are recall, "),
         (("--model", "resnet"), "no model 'resnet'"),
@@ -67,11 +63,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     (tmp_path / "broken.json").write_text("{")
     flags = tuple(flag.replace("{tmp}", str(tmp_path)) for flag in flags)
     out = () if "--out" in flags else ("--out", str(tmp_path / "run"))
-    result = run_cli(*out, *flags)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("error: ")
+    assert_refused(run_command(app, *out, *flags), message)
     assert not (tmp_path / "run").exists()
 
 
@@ -79,19 +71,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 def test_a_list_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, workers):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("bad.mp4 0\nbad.mp4 1\n")
-    flags = (
-        "--task",
-        "list",
-        "--train-list",
-        tmp_path / "list.txt",
-        "--root",
-        tmp_path,
-        "--out",
-        tmp_path / "o",
-    )
+    flags = f"--task list --train-list {tmp_path}/list.txt --root {tmp_path} --out {tmp_path}/o".split()
     command = [sys.executable, "-m", "experiments.train", *flags, "--set", f"workers={workers}"]
     with subprocess.Popen(
-        [*map(str, command)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             _, errors = process.communicate(timeout=120)
@@ -110,26 +93,20 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
     write_text(tmp_path / "given.json", CONFIG.model_copy(update={"workers": 1}).model_dump_json())
     script = tmp_path / "terminated.py"
     script.write_text(
-        "import os, signal\n"
-        "import typer\n"
-        "from experiments.train import main\n"
-        "from experiments.training.run import Run\n"
-        "update = Run.update\n"
+        "import os, signal, sys\n"
+        "from analysis.terminal import run_app\n"
+        "from experiments.train import app\n"
+        "from experiments.training.state import TrainingState\n"
+        "update = TrainingState.update\n"
         "def update_and_terminate(run, *batch):\n"
         "    update(run, *batch)\n"
         "    if run.step == 3:\n"
         "        os.killpg(0, signal.SIGTERM)\n"
-        "Run.update = update_and_terminate\n"
-        "typer.run(main)\n"
+        "TrainingState.update = update_and_terminate\n"
+        "sys.exit(run_app(app))\n"
     )
-    command = [
-        sys.executable,
-        str(script),
-        "--config",
-        str(tmp_path / "given.json"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    flags = ("--config", str(tmp_path / "given.json"), "--out", str(tmp_path / "run"))
+    command = [sys.executable, str(script), *flags]
     ended = subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, start_new_session=True
     )
@@ -141,7 +118,7 @@ def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
 def test_interrupting_the_command_saves_and_says_so(tmp_path, monkeypatch):
     write_text(tmp_path / "given.json", CONFIG.model_dump_json())
     interrupt(monkeypatch, 7, "signal")
-    result = run_cli("--config", str(tmp_path / "given.json"), "--out", str(tmp_path / "run"))
+    result = run_command(app, "--config", str(tmp_path / "given.json"), "--out", str(tmp_path / "run"))
     assert result.exit_code == 128 + signal.SIGINT
     assert result.stderr.strip() == "stopped after step 7; the same command goes on from there"
     assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 7

@@ -14,8 +14,8 @@ from experiments.data.augment import mix
 from experiments.runs import RunFolder
 from experiments.train import TrainConfig, train
 from experiments.training.optimiser import parameter_groups
-from experiments.training.run import Run
 from experiments.training.start import make_model
+from experiments.training.state import TrainingState
 from tests.experiments.training.small import TINY
 from vmp import mixer
 
@@ -24,13 +24,13 @@ CONFIG = TrainConfig(
 )
 
 
-def run_of(tmp_path, **changes) -> Run:
+def run_of(tmp_path, **changes) -> TrainingState:
     """A run before its first step."""
     config = CONFIG.model_copy(update=changes)
     torch.manual_seed(config.seed)
     model, _ = make_model(config)
     folder = RunFolder(tmp_path, config.model_dump(mode="json"))
-    return Run(config, Accelerator(mixed_precision="no"), model, folder)
+    return TrainingState(config, Accelerator(mixed_precision="no"), model, folder)
 
 
 def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,13 +66,13 @@ def test_rates_fall_from_the_head_to_the_embeddings(tmp_path):
 
 def test_the_average_is_the_run_s_weights_and_the_last_step_s_are_beside_it(tmp_path, monkeypatch):
     steps: list[dict[str, torch.Tensor]] = []
-    update = Run.update
+    update = TrainingState.update
 
     def update_and_keep(run, *clips):
         update(run, *clips)
         steps.append({name: value.clone() for name, value in run.unwrapped.state_dict().items()})
 
-    monkeypatch.setattr(Run, "update", update_and_keep)
+    monkeypatch.setattr(TrainingState, "update", update_and_keep)
     weights = train(CONFIG.model_copy(update={"ema_decay": 0.7}), tmp_path)
     averaged, last = load_file(weights), load_file(tmp_path / "last_step.safetensors")
     assert len(steps) == 3

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 import vmp
 from experiments.data.draws import VideoDraws
-from experiments.train import RECIPES, TrainConfig
+from experiments.train import RECIPES, TrainConfig, app
 from experiments.training.start import make_model
-from tests.experiments.training.small import TINY, run_cli
+from tests.experiments.commands import assert_refused, run_command
+from tests.experiments.training.small import TINY
 from tests.experiments.videos import write_list, write_pans
 from vmp.config import named_config
 from vmp.model import VideoModel
@@ -176,8 +177,8 @@ def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
     flags = ["--train-list", tmp_path / "train.txt", "--root", tmp_path, "--out", tmp_path / "run"]
     settings = ["steps=1", "batch_size=4", "workers=0", "fields=" + json.dumps(TINY)]
     flags += [word for setting in settings for word in ("--set", setting)]
-    result = run_cli("--recipe", "k400_tiny_f16", *map(str, flags))
-    assert result.exit_code == 0, result.output
+    result = run_command(app, "--recipe", "k400_tiny_f16", *map(str, flags))
+    assert result.exit_code == 0, result
     chosen = TrainConfig.read(tmp_path / "run" / "config.json")
     assert (chosen.task, chosen.mixup, chosen.steps, chosen.precision) == ("kinetics400", 0.8, 1, "bfloat16")
     assert vmp.load_checkpoint(tmp_path / "run" / "weights.safetensors").config.num_classes == 400
@@ -205,10 +206,6 @@ def test_a_recipe_trains_from_the_command_line_and_flags_go_before_it(tmp_path):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flags, message):
     (tmp_path / "list.txt").write_text("absent.mp4 0\n")
-    result = run_cli(
-        "--out", str(tmp_path / "run"), *(flag.replace("{tmp}", str(tmp_path)) for flag in flags)
-    )
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    given = (flag.replace("{tmp}", str(tmp_path)) for flag in flags)
+    assert_refused(run_command(app, "--out", tmp_path / "run", *given), message)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The moving parts of a run, and one step of it."""
+"""The state of a run, and one step of it."""
 
 import contextlib
 import json
@@ -30,11 +30,17 @@ _MIXING = 1  # tells the random stream of mixtures from that of stochastic depth
 
 
 @final
-class Run:
-    """The moving parts of a run: weights, their average, optimiser moments, steps done, bad videos met, time taken.
+class TrainingState:
+    """What changes in a run: weights, their average, optimiser moments, steps done, bad videos met, and time taken.
 
-    Made from the folder's checkpoint where there is one, and from the model's own weights otherwise. `videos` is how
-    many videos the list has that the clips are of, and 0 where they are of no list.
+    It is made from the folder's checkpoint if there is one, and from the model's own weights otherwise.
+
+    Args:
+        config: the run.
+        accelerator: spreads it over processes.
+        model: the model that is trained.
+        folder: the run's folder.
+        videos: how many videos the list of the clips has; 0 if they are of no list.
     """
 
     def __init__(
@@ -70,10 +76,11 @@ class Run:
         accelerator.wait_for_everyone()
 
     def update(self, videos: Float[Tensor, "B 3 T H W"], labels: Int[Tensor, " B"]) -> None:
-        """One step of the optimiser on this process's share of a batch.
+        """Take one step of the optimiser on this process's share of a batch.
 
-        Raises ValueError, before any weight changes, for a loss or gradient that is not finite. As gradients are summed
-        over processes, what one of them finds, all of them do.
+        Raises:
+            ValueError: if the loss or a gradient is not finite; no weight has changed then. As gradients are summed
+                over processes, all processes find what one of them finds.
         """
         config, rank, device = self.config, self.accelerator.process_index, self.accelerator.device
         torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step, rank]).generate_state(1)[0]))
@@ -122,7 +129,8 @@ class Run:
     def note_bad(self, bad: Mapping[int, str]) -> None:
         """Count these bad videos, and those of the other processes.
 
-        Raises ValueError if there are too many; the steps done are saved, for a higher `max_bad` to go on from.
+        Raises:
+            ValueError: if there are too many. The steps done are saved, so that a higher `max_bad` can go on from them.
         """
         if self.over_processes(len(bad)):
             found = [dict(bad)] if self.accelerator.num_processes == 1 else gather_object([dict(bad)])
@@ -147,7 +155,7 @@ class Run:
             )
 
     def save(self) -> None:
-        """Put what a later process needs to go on into the folder."""
+        """Save what a later process needs to continue."""
         if self.accelerator.is_main_process:
             state: dict[str, Any] = {
                 "step": self.step,
@@ -162,9 +170,9 @@ class Run:
             self.folder.save(state)
 
     def finish(self, weights: pathlib.Path) -> None:
-        """Write the final weights, and drop the checkpoint that they replace.
+        """Write the final weights, and delete the checkpoint that they replace.
 
-        Where weights are averaged, the average is what is written, and those of the last step go beside it.
+        If weights are averaged, the average is written, and the weights of the last step are written beside it.
         """
         if self.accelerator.is_main_process:
             final, origin = self.unwrapped, {} if self._init is None else {"init_weights_sha256": self._init}
@@ -180,7 +188,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def over_processes(self, number: int) -> int:
-        """The largest of a number that each process has, so that all of them decide alike."""
+        """The largest of the numbers that the processes have, so that all of them decide alike."""
         if self.accelerator.num_processes == 1:
             return number
         return int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())

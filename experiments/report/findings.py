@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from experiments.report.judgement import Judgement, judge, judgement_table
 from experiments.report.probed import probe_profiles, probe_summary
 from experiments.report.saved import SavedGrid
-from experiments.report.verdicts import Verdict, judge, verdict_table
 from experiments.statistics import accuracy, accuracy_by_condition, paired_differences, rank_correlations
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A grid, the verdicts on it, and the tables made from its tables."""
+class Findings:
+    """A grid, the judgements on it, and the tables made from its tables."""
 
     grid: SavedGrid
-    verdicts: tuple[Verdict, ...]
+    judgements: tuple[Judgement, ...]
     accuracy: pd.DataFrame
     accuracy_by_condition: pd.DataFrame
     differences: pd.DataFrame
@@ -27,23 +27,17 @@ class Measured:
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """What stands beside the page, by name: the grid's tables and those made from them."""
-        made = (
-            *("accuracy", "accuracy_by_condition", "differences", "correlations", "probe_summary"),
-            "probe_profiles",
-        )
-        return {
-            **self.grid.tables,
-            "verdicts": verdict_table(self.verdicts),
-            **{name: getattr(self, name) for name in made},
-        }
+        made = {name: table for name, table in vars(self).items() if isinstance(table, pd.DataFrame)}
+        return {**self.grid.tables, "verdicts": judgement_table(self.judgements), **made}
 
 
-def measure(grid: SavedGrid) -> Measured:
+def compute_findings(grid: SavedGrid) -> Findings:
+    """Compute everything that the report says of a grid."""
     cells, predictions, probes = (grid.tables[name] for name in ("cells", "predictions", "probes"))
     correlations = rank_correlations(cells, probes)
-    return Measured(
+    return Findings(
         grid=grid,
-        verdicts=judge(grid.tables, correlations),
+        judgements=judge(grid.tables, correlations),
         accuracy=accuracy(cells),
         accuracy_by_condition=accuracy_by_condition(cells, predictions),
         differences=paired_differences(cells, predictions),

@@ -1,25 +1,25 @@
-"""Verdicts on tables drawn from known effects: each way that a claim can fall, and what every sentence must hold."""
+"""Verdicts on tables drawn from known effects: how a statement can fall, and what every sentence must hold."""
 
 import dataclasses
+import importlib.util
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.main import get_command
 
-from experiments.evaluate import main as evaluate
-from experiments.report import sources
-from experiments.report.claims import CLAIMS
-from experiments.report.measures import MEASURES, mediator_costs, slopes
+from experiments.report.effects import EFFECTS, mediator_costs, slopes
+from experiments.report.judgement import FAILS, HOLDS, UNTOLD, judge, judgement_table
+from experiments.report.statements import GAINS, STATEMENTS
 from experiments.report.untested import UNTESTED
-from experiments.report.verdicts import FAILS, HOLDS, UNTOLD, judge, verdict_table
 from experiments.statistics import rank_correlations
 from experiments.train import RECIPES
-from experiments.train import main as train
-from tests.experiments.tables import VARIANTS, Truth, grid_tables
+from tests.experiments.made_tables import VARIANTS, Truth, grid_tables
 
-EFFECTS = Truth(
+KNOWN = Truth(
     base=0.75,
     accuracy={"paper": 0.85, "attention": 0.9, "mask": 0.5, "residual_initial": 0.01},
     slope={"videomamba": -0.06},
@@ -32,12 +32,12 @@ EFFECTS = Truth(
 )
 
 
-def judged(truth=EFFECTS, **options):
+def judged(truth=KNOWN, **options):
     grid = grid_tables(
         truth, **{"class_tokens": ("first", "none"), "tasks": ("recall", "relation"), **options}
     )
     correlations = rank_correlations(grid["cells"], grid["probes"], resamples=50, permutations=50)
-    return grid, {verdict.claim.id: verdict for verdict in judge(grid, correlations)}
+    return grid, {verdict.statement.id: verdict for verdict in judge(grid, correlations)}
 
 
 GRID, VERDICTS = judged(layers=1, seeds=5)
@@ -103,19 +103,19 @@ def test_a_model_at_chance_is_left_out_and_named():
 
 
 def test_before_training_is_told_apart():
-    learned = dataclasses.replace(EFFECTS, probes={**EFFECTS.probes, ("mask", "decay_index_tokens"): -0.3})
+    learned = dataclasses.replace(KNOWN, probes={**KNOWN.probes, ("mask", "decay_index_tokens"): -0.3})
     grid = grid_tables(learned, tasks=("recall",), layers=1, seeds=5)
     probes = grid["probes"]
     mask = grid["cells"].set_index("cell")["variant"].loc[probes["cell"]].to_numpy() == "mask"
     there = mask & (probes["quantity"] == "decay_index_tokens") & ~probes["trained"]
     for shift, said in (
-        (0.3, "it comes with training"),
+        (0.3, "the effect comes with training"),
         (0.9, "so it is learned"),
         (0.0, "need not be learned"),
     ):
         grid["probes"] = probes.assign(value=probes["value"] + shift * there)
         correlations = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=10)
-        found = {verdict.claim.id: verdict for verdict in judge(grid, correlations)}["double-diagonal"]
+        found = {verdict.statement.id: verdict for verdict in judge(grid, correlations)}["double-diagonal"]
         assert said in found.sentence
 
 
@@ -124,7 +124,7 @@ def test_no_effect_is_never_told_more_often_than_it_says():
     for draw in range(4):
         _, verdicts = judged(Truth(), draw=draw, layers=1, clips=60, class_tokens=("first",))
         null = [v for name, v in verdicts.items() if name != "contradiction"]
-        assert len(null) == len(CLAIMS) - 1
+        assert len(null) == len(STATEMENTS) - 1
         told += sum(verdict.verdict != UNTOLD for verdict in null)
     # Holm's correction errs in one grid of twenty; of four, two that do would come once in 70.
     assert told <= 1
@@ -137,7 +137,7 @@ def test_bases_that_disagree_tell_nothing():
     )
     grid = {name: pd.concat([up[name], down[name]]) for name in up}
     correlations = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=10)
-    found = {verdict.claim.id: verdict for verdict in judge(grid, correlations)}["both-help"]
+    found = {verdict.statement.id: verdict for verdict in judge(grid, correlations)}["both-help"]
     assert found.low > 0
     assert found.verdict == UNTOLD
     assert "The bases disagree: relation taken alone says the opposite." in found.sentence
@@ -156,34 +156,34 @@ def test_every_number_of_a_sentence_is_measured():
         for text in (verdict.shown, verdict.measured, *counted, *verdict.left_out):
             assert text[1:] in verdict.sentence  # Its first letter is a capital there.
         assert verdict.sentence.count("nan") == 0
-    table = verdict_table(list(VERDICTS.values()))
-    assert list(table["id"]) == [claim.id for claim in CLAIMS]
+    table = judgement_table(list(VERDICTS.values()))
+    assert list(table["id"]) == [statement.id for statement in STATEMENTS]
     assert set(table["verdict"]) <= {HOLDS, FAILS, UNTOLD}
     assert table.set_index("id").loc["both-help", "value"] == VERDICTS["both-help"].value
 
 
-def test_claims_name_what_there_is():
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
-    for claim in CLAIMS:
-        assert claim.sign in (1, -1)
-        assert (claim.association is None) == (claim.measure in MEASURES)
-        assert {claim.variant, claim.reference} <= {*VARIANTS, None, ""}
-    # The only numbers that a claim states are the abstracts'.
-    stated = " ".join(claim.says for claim in CLAIMS)
-    known = {f"{gain.low}" for gain in sources.GAINS} | {f"{gain.high}" for gain in sources.GAINS}
+def test_statements_name_what_there_is():
+    assert len({statement.id for statement in STATEMENTS}) == len(STATEMENTS)
+    for statement in STATEMENTS:
+        assert statement.sign in (1, -1)
+        assert (statement.association is None) == (statement.effect in EFFECTS)
+        assert {statement.variant, statement.reference} <= {*VARIANTS, None, ""}
+    # The only numbers that a statement holds are the abstracts'.
+    stated = " ".join(statement.says for statement in STATEMENTS)
+    known = {f"{gain.low}" for gain in GAINS} | {f"{gain.high}" for gain in GAINS}
     assert set(re.findall(r"\d+\.\d+", stated)) == known
 
 
-def test_commands_have_flags_and_recipes_that_exist():
-    flags = {
-        "experiments.train": set(train.__annotations__),
-        "experiments.evaluate": set(evaluate.__annotations__),
-    }
-    commands = [command for claim in UNTESTED for command in claim.commands]
-    assert len(commands) > 10
-    for command in commands:
-        module = re.search(r"-m (experiments\.\w+)", command)[1]
-        for flag in re.findall(r"--([a-z-]+)", command.partition(module)[2]) if module in flags else ():
-            assert flag.replace("-", "_") in flags[module], (command, flag)
-        for recipe in re.findall(r"--recipe (\S+)", command):
-            assert (RECIPES / f"{recipe}.json").is_file()
+@pytest.mark.parametrize("command", [command for one in UNTESTED for command in one.commands])
+def test_every_command_that_the_report_prints_can_be_parsed_and_its_recipe_exists(command):
+    loop = re.fullmatch(r"for seed in [\d ]+; do (.*); done", command)
+    words = shlex.split((loop[1] if loop else command).replace("$seed", "0"))
+    module, *arguments = words[words.index("-m") + 1 :]
+    main = "" if importlib.util.find_spec(module).submodule_search_locations is None else ".__main__"
+    parser = get_command(importlib.import_module(module + main).app)
+    context = parser.make_context(module, arguments)
+    if hasattr(parser, "resolve_command"):
+        name, subcommand, rest = parser.resolve_command(context, arguments)
+        subcommand.make_context(name, rest, parent=context)
+    for recipe in re.findall(r"--recipe (\S+)", command):
+        assert (RECIPES / f"{recipe}.json").is_file()

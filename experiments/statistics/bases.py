@@ -1,6 +1,7 @@
 """What the columns of a grid's tables mean to its statistics: bases, orders, and values paired by seed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -24,8 +25,10 @@ _ORDERS = {
 
 
 def base_fields(cells: pd.DataFrame) -> list[str]:
-    """The columns that name a base: task, frames, class token, and every other field of a cell's configuration that
-    takes more than one value. Cells of one base differ in variant and seed alone."""
+    """The columns that name a base, whose cells differ in variant and seed alone.
+
+    They are task, frames, class token, and every other field of a cell's configuration that takes more than one value.
+    """
     changed = [
         name
         for name in cells.columns
@@ -34,8 +37,14 @@ def base_fields(cells: pd.DataFrame) -> list[str]:
     return [*ALWAYS, *changed]
 
 
+def groups(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """The values of the key columns, by name, and the rows that have them; NaN is a value like others."""
+    for key, group in table.groupby(list(keys), dropna=False):
+        yield dict(zip(keys, key, strict=True)), group
+
+
 def ordered(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows sorted by these columns, tasks, variants and kinds of mediators in the order of docs/math.md."""
+    """The rows sorted by these columns; tasks, variants and kinds of mediators are in the order of docs/math.md."""
 
     def rank(column: pd.Series) -> pd.Series:
         known = _ORDERS.get(str(column.name))
@@ -48,8 +57,11 @@ def ordered(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def sees_frames(variant: str, class_token: str) -> bool:
-    """Whether a model's read-out can see any frame: a class token that stands first in a model that only reads forward
-    cannot (docs/math.md, class-first), and the accuracy is chance by construction."""
+    """Whether a model's read-out can see any frame.
+
+    A class token that stands first in a model that only reads forward cannot (docs/math.md, class-first), and its
+    accuracy is chance by construction.
+    """
     return not (class_token == "first" and variant_switches(variant)["directions"] == "forward")
 
 
@@ -62,10 +74,12 @@ def can_read(cells: pd.DataFrame) -> pd.Series:
 def paired_values(
     cells: pd.DataFrame, values: pd.Series, variant: str, reference: str = REFERENCE
 ) -> pd.DataFrame:
-    """A number of each cell of `variant` less that of `reference` in the same base and of the same seed.
+    """The number of each cell of `variant` less that of `reference` in the same base and of the same seed.
 
     Args:
-        values: by cell.
+        cells: the grid's cells.
+        values: the numbers by cell.
+        variant, reference: the two variants.
 
     Returns:
         Columns: those of `base_fields`, seed, difference. Pairs of which one is absent or NaN are left out.
@@ -81,5 +95,5 @@ def paired_values(
 
 
 def strata(table: pd.DataFrame, fields: Iterable[str]) -> list[tuple[object, ...]]:
-    """Each row's base."""
+    """The base of each row."""
     return list(table[list(fields)].itertuples(index=False, name=None))

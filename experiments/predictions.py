@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from analysis.files import write_atomically
+from experiments.runs import writing
 
 
 @final
@@ -18,12 +19,13 @@ from analysis.files import write_atomically
 class Evaluation:
     """What a model said of every clip of a dataset of labelled clips.
 
-    names       of the clips
-    labels      their classes, 0, 1, ...
-    logits      log of the probabilities that the model gives the classes, up to a constant for each clip; of several
-                views, of their mean probabilities
-    classes     what the classes are called
-    left_out    clips that could not be read, by name, and why; they are in none of the above
+    Attributes:
+        names: the names of the clips.
+        labels: their classes, 0, 1, ...
+        logits: the log of the probabilities that the model gives the classes, up to a constant for each clip; for
+            several views, of their mean probabilities.
+        classes: what the classes are called.
+        left_out: the clips that could not be read, by name, and why; they are in none of the above.
     """
 
     names: tuple[str, ...]
@@ -71,8 +73,12 @@ class Evaluation:
         return counts
 
     def table(self) -> pd.DataFrame:
-        """A row for each clip: name, label, prediction, whether it is right, whether the label is among the first
-        five, and the probability given to the prediction."""
+        """One row for each clip.
+
+        Returns:
+            Columns: clip, label, prediction, correct, top5 (whether the label is among the first five), probability
+            (that given to the prediction).
+        """
         shifted = np.exp(self.logits - self.logits.max(1, keepdims=True))
         return pd.DataFrame(
             {
@@ -86,7 +92,7 @@ class Evaluation:
         )
 
     def class_table(self) -> pd.DataFrame:
-        """A row for each class that clips are of: their number, those right, the accuracy and Wilson's interval."""
+        """One row for each class: its clips, those told right, the accuracy and Wilson's interval."""
         rows, confusion = [], self.confusion
         for label in np.unique(self.labels):
             clips, correct = int(confusion[label].sum()), int(confusion[label, label])
@@ -96,19 +102,18 @@ class Evaluation:
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a probability, of which `hits` of `trials` are known (Wilson, JASA 22, 1927)."""
+    """The 95 % interval of a probability after `hits` in `trials` (Wilson, JASA 22, 1927)."""
     low, high = stats.binomtest(hits, trials).proportion_ci(0.95, method="wilson")
     return float(low), float(high)
 
 
-def write_table(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Write a table atomically, as parquet where the name ends in .parquet and as CSV otherwise.
+def write_predictions(table: pd.DataFrame, path: pathlib.Path) -> None:
+    """Write a table atomically, as parquet if the name ends in .parquet and as CSV otherwise.
 
-    Raises ValueError for a place that cannot be written.
+    Raises:
+        ValueError: if it cannot be written there.
     """
     write = table.to_parquet if path.suffix == ".parquet" else table.to_csv
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: write(temporary, index=False))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
