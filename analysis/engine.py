@@ -42,13 +42,8 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
-<<<<<<< HEAD
 """Called after each layer of each clip, and after each measure of the whole model, with what was done and how many
 steps there are in all."""
-=======
-"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps
-there are."""
->>>>>>> 3425fcfc9973ed07e1c9d89adb039189bf07146f
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
