@@ -474,6 +474,7 @@ def _depends(
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
                 "layout": repr(entry.layout),
+                "family": _family(entry).NAME,
                 "layers": entry.layers,
                 **entry.shown,
             }
