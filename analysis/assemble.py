@@ -201,6 +201,7 @@ class Variables:
             "measure": measure.name,
             "role": "value",
             "number": int(quantity.is_number),
+            "large": int(name in measure.summed),
             "notes": json.dumps(said, ensure_ascii=False),
             "lacking": json.dumps(lacking, ensure_ascii=False),
         }

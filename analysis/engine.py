@@ -42,8 +42,8 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
-"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps
-there are."""
+"""Called after each layer of each clip, and after each measure of the whole model, with what was done and how many
+steps there are in all."""
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
@@ -474,6 +474,7 @@ def _depends(
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
                 "layout": repr(entry.layout),
+                "family": _family(entry).NAME,
                 "layers": entry.layers,
                 **entry.shown,
             }
