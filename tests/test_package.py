@@ -61,8 +61,8 @@ def distributions(tmp_path_factory):
 def environment(distributions, tmp_path_factory):
     """A clean environment with the wheel installed.
 
-    Its dependencies are those of the environment that runs the test, as no test may use the network. This project is not
-    among them, so that its code comes from the wheel alone.
+    Its dependencies are those of the environment that runs the test, as no test may use the network. This project is
+    not among them, so that its code comes from the wheel alone.
     """
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder)
