@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, no_type_check
 
 import torch
 import typer
@@ -34,6 +34,7 @@ app = new_app()
 
 @app.command("contradiction", **HELP)
 @with_request_options
+@no_type_check  # Typer passes the context of the click that it stands on, which is no `typer.Context`.
 def contradiction(
     request_for: RequestFor,
     context: typer.Context,
