@@ -75,10 +75,10 @@ class Printed:
         assert code == 0, shown.err
         self.text = shown.out
         parsed = json.loads(shown.out)
-        self.provenance, self.numbers = parsed["provenance"], pd.DataFrame(parsed["summary"])
+        self.provenance, self.numbers = parsed["provenance"], pd.DataFrame(parsed["summary"], dtype=object)
         (self.model,) = self.provenance["models"].values()
         self.layout = self.model["layout"]
-        self.curves = pd.DataFrame(parsed["curves"])
+        self.curves = pd.DataFrame(parsed["curves"], dtype=object)
 
     def number(self, layer, direction, scope, quantity):
         at = {"layer": layer, "direction": direction, "scope": scope, "quantity": quantity}

@@ -109,9 +109,10 @@ def test_equal_weights_are_the_plain_mean(name, shown):
 def test_the_same_generator_gives_the_same_bits(name):
     _, calls = probed(name, "video")
     measure, (view, found) = MEASURES[name], calls["per_clip"][0]
-    seed = [0, 0, 0] if measure.level == "matrix" else [0, 0]
-    with torch.inference_mode():
-        if measure.level == "matrix":  # A view of another site, so that nothing is kept of the first.
+    of_matrix = measure.level == "matrix"
+    seed = [0, 0, 0] if of_matrix else [0, 0]
+    with torch.inference_mode(of_matrix):
+        if of_matrix:  # A view of another site, so that nothing is kept of the first.
             view = next(views_of(replace(view.site), measure))
         again = measure.per_clip(view, np.random.default_rng(seed))
     assert again.keys() == found.keys()

@@ -24,7 +24,6 @@ def test_frame_quantities_of_a_model_that_holds_mixers_somewhere_inside():
     for quantity in (
         "mean_distance_frames",
         "decay_index_patches",
-        "class_self",
         "predicted_half_life_frames",
     ):
         table = result.summary(quantity)
