@@ -141,8 +141,8 @@ def plot_by_layer(
         layers = result.layers_of(name)
         rows = [result.number(quantity, layer, where, scope, name) for layer in layers]
         look = look_of(where) if len(models) == 1 else model_look(result.models.index(name))
-        if len(models) > 1:
-            look = {**look, "markerfacecolor": "none" if where.startswith("backward") else None}
+        if len(models) > 1 and direction is None and where.startswith("backward"):
+            look = {**look, "markerfacecolor": "white"}
         label = where if len(models) == 1 else name if direction is not None else f"{name}, {where}"
         points(ax, np.array(layers) + shift, rows, label, look)
     ax.set_ylabel(label_of(result, quantity))

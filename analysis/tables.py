@@ -148,9 +148,11 @@ def heading(result: Result) -> list[str]:
         if several
         else f"{first.layout.length} tokens each; {first.dtype} on {first.device}, scan backend {first.backend}"
     )
-    lines.append(
-        f"{len(shown.names)} x {shown.source}, seed {origin.seed}, {ran}; {origin.resamples} bootstrap resamples"
+    count = len(shown.names)
+    clips = (
+        f"{count} clip{'' if count == 1 else 's'}" if shown.source == "given" else f"{count} x {shown.source}"
     )
+    lines.append(f"{clips}, seed {origin.seed}, {ran}; {origin.resamples} bootstrap resamples")
     return [*lines, *(f"Note: {note}" for note in origin.notes)]
 
 
@@ -201,4 +203,4 @@ def html(result: Result) -> str:
 
 
 def _lines(text: str) -> str:
-    return "<br>".join(escaping.escape(line) for line in text.strip("\n").split("\n"))
+    return "<br>".join(escaping.escape(line) for line in text.rstrip("\n").split("\n"))
