@@ -261,12 +261,13 @@ def probe_and_show(
         )
         result = with_notes(result, notes)
         if out is not None:
+            from analysis.draw import figures_of
 
             def figures(folder: Path) -> dict[str, Callable[[], "Figure"]]:
                 made = {
                     name: draw
                     for measure in measures
-                    for name, draw in measure.figures(result, result.model).items()
+                    for name, draw in figures_of(measure, result, result.model).items()
                 }
                 return {**made, **extra(result, folder)}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -20,8 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.measure import Measure
-from analysis.result import Number, Result, quantity_of
+from analysis.measure import Measure, Quantity
+
+if TYPE_CHECKING:
+    from analysis.result import Number, Result
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
@@ -97,7 +99,8 @@ def model_look(index: int) -> Mapping[str, Any]:
 
 def label_of(result: Result, quantity: str) -> str:
     """A quantity's name as an axis label, with its unit."""
-    return quantity_of(result, quantity).axis_label
+    about = result.data[quantity].attrs  # Whether its measure is installed or not.
+    return Quantity(about["units"], about["long_name"]).axis_label
 
 
 def whole_directions(result: Result, measure: str, model: str | None = None) -> list[str]:
@@ -141,8 +144,8 @@ def plot_by_layer(
         layers = result.layers_of(name)
         rows = [result.number(quantity, layer, where, scope, name) for layer in layers]
         look = look_of(where) if len(models) == 1 else model_look(result.models.index(name))
-        if len(models) > 1:
-            look = {**look, "markerfacecolor": "none" if where.startswith("backward") else None}
+        if len(models) > 1 and direction is None and where.startswith("backward"):
+            look = {**look, "markerfacecolor": "white"}
         label = where if len(models) == 1 else name if direction is not None else f"{name}, {where}"
         points(ax, np.array(layers) + shift, rows, label, look)
     ax.set_ylabel(label_of(result, quantity))
@@ -197,6 +200,12 @@ def side_figure(result: Result, quantity: str) -> Figure:
             ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[1].set_ylabel("")
     return figure
+
+
+def figures_of(measure: Measure, result: Result, model: str) -> Mapping[str, Callable[[], Figure]]:
+    """What there is to draw of a measure and a model, by file name."""
+    own = measure.figures(result, model)
+    return by_layer_figures(measure, result, model) if own is None else own
 
 
 def by_layer_figures(measure: Measure, result: Result, model: str) -> dict[str, Callable[[], Figure]]:

@@ -27,7 +27,7 @@ from analysis.measure import (
     Measure,
     ModelView,
     Place,
-    Site,
+    SiteRun,
     as_measures,
     numpy_of,
     views,
@@ -217,7 +217,7 @@ def _one_clip(
         for layer in looked:
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
-                site = Site(
+                site = SiteRun(
                     entry.model,
                     sample,
                     layer,
@@ -261,7 +261,7 @@ class _Collected:
         self.about: dict[str, Any] = {"dtype": "", "backend": "", "residual": ""}
         self._latest: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
 
-    def see(self, site: Site) -> None:
+    def see(self, site: SiteRun) -> None:
         """Note what a layer ran as."""
         capture = site.captures[0]
         self.layout = capture.layout

@@ -139,7 +139,7 @@ class Place:
 
 @final
 @dataclass(eq=False)
-class Site:
+class SiteRun:
     """One input of one layer for one clip, and what every direction of the layer makes of it.
 
     Attributes:
@@ -175,7 +175,7 @@ class Site:
 class View:
     """One matrix of one clip: a layer's direction, or one side of self-attention, in one scope."""
 
-    site: Site
+    site: SiteRun
     capture: Captured
     scope: Scope
     side: Side | None = None
@@ -310,17 +310,13 @@ class Measure(ABC):
         """What holds for all of this measure's numbers in a result."""
         yield from ()
 
-    def tables(self, result: Result) -> Iterator[Table]:
-        """The numbers as tables for a terminal."""
-        from analysis.tables import measure_tables
+    def tables(self, result: Result) -> Iterator[Table] | None:
+        """The numbers as tables for a terminal; None for one table a scope and model with the columns of `table`."""
+        return None
 
-        yield from measure_tables(self, result)
-
-    def figures(self, result: Result, model: str) -> Mapping[str, Callable[[], Figure]]:
-        """What there is to draw of one model, by file name."""
-        from analysis.draw import by_layer_figures
-
-        return by_layer_figures(self, result, model)
+    def figures(self, result: Result, model: str) -> Mapping[str, Callable[[], Figure]] | None:
+        """What there is to draw of one model, by file name; None for a figure by layer of each number."""
+        return None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -360,7 +356,7 @@ def layout_gap(quantity: Quantity, layout: TokenLayout) -> str:
     return ""
 
 
-def views(site: Site, measure: Measure) -> Iterator[View]:
+def views(site: SiteRun, measure: Measure) -> Iterator[View]:
     """The matrices of one input of one layer that a measure is asked about, scope by scope."""
     for scope in site.scopes:
         for capture in site.captures:

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.files import ResultError, replacing
-from analysis.measure import Measure, Quantity, find_measure
+from analysis.measure import Measure, find_measure
 from analysis.provenance import Provenance
 from vmp.layout import TokenLayout
 
@@ -462,12 +462,6 @@ def _installed(provenance: Provenance) -> list[Measure]:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         found.append(kind(**given))
     return found
-
-
-def quantity_of(result: Result, name: str) -> Quantity:
-    """What a dataset says of a quantity, whether its measure is installed or not."""
-    attributes = result.data[name].attrs
-    return Quantity(attributes["units"], attributes["long_name"])
 
 
 def _key(place: Any) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from rich import box
 from rich.table import Table
 
 from analysis.measure import Column, Measure
-from analysis.result import Number, Result
 from vmp.layout import TokenLayout
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from analysis.result import Number, Result
 
 
 def number(value: float | None, beyond: int | None = None) -> str:
@@ -101,7 +102,8 @@ def columns_of(measure: Measure) -> Sequence[Column]:
 def tables(result: Result) -> Iterator[Table]:
     """The tables of every measure of a result; several models stand side by side."""
     for measure in result.measures.values():
-        yield from measure.tables(result)
+        own = measure.tables(result)
+        yield from measure_tables(measure, result) if own is None else own
 
 
 def together(result: Result, columns: Sequence[Column], title: str, caption: str) -> Table:
@@ -148,9 +150,11 @@ def heading(result: Result) -> list[str]:
         if several
         else f"{first.layout.length} tokens each; {first.dtype} on {first.device}, scan backend {first.backend}"
     )
-    lines.append(
-        f"{len(shown.names)} x {shown.source}, seed {origin.seed}, {ran}; {origin.resamples} bootstrap resamples"
+    count = len(shown.names)
+    clips = (
+        f"{count} clip{'' if count == 1 else 's'}" if shown.source == "given" else f"{count} x {shown.source}"
     )
+    lines.append(f"{clips}, seed {origin.seed}, {ran}; {origin.resamples} bootstrap resamples")
     return [*lines, *(f"Note: {note}" for note in origin.notes)]
 
 
@@ -201,4 +205,4 @@ def html(result: Result) -> str:
 
 
 def _lines(text: str) -> str:
-    return "<br>".join(escaping.escape(line) for line in text.strip("\n").split("\n"))
+    return "<br>".join(escaping.escape(line) for line in text.rstrip("\n").split("\n"))

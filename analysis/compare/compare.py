@@ -68,7 +68,7 @@ def tables(result: Result) -> Iterator[Table]:
     """One table of all models, layers and directions; then, for each kind of part, how faithful each ranking is."""
     yield together(result, columns_of(result), f"Decay and contradiction, scope {SCOPE}", CAPTION)
     if "relevance" in result.measures:
-        yield from result.measures["relevance"].tables(result)
+        yield from result.measures["relevance"].tables(result) or ()
 
 
 def figures(result: Result) -> dict[str, Callable[[], Figure]]:

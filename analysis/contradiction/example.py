@@ -25,7 +25,7 @@ from analysis.contradiction.metrics import cosine, log_change
 from analysis.draw import styled
 from analysis.inputs import Sample, denormalise
 from analysis.matrix.scopes import SCOPES, Scope
-from analysis.measure import Site
+from analysis.measure import SiteRun
 from analysis.precision import full_precision
 from analysis.result import Result
 
@@ -118,7 +118,7 @@ def find_example(
     with torch.inference_mode():
         inputs = layer_inputs(model, sample.tokens[None], [layer], family=known)[layer]
         hidden, given = next(found for found in inputs if found[1] in (None, direction))
-        site = Site(model, sample, layer, hidden, given, (scope,), (layer,), known, layout)
+        site = SiteRun(model, sample, layer, hidden, given, (scope,), (layer,), known, layout)
         capture = _of(direction, site.captures)
         similarity = cosine(hidden[0])
         _, mass = direction_mass(capture, scope, similarity)

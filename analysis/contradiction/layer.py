@@ -38,14 +38,14 @@ from analysis.contradiction.triples import (
 )
 from analysis.matrix.reduce import AbsoluteMean, reduce
 from analysis.matrix.scopes import Scope, scoped
-from analysis.measure import Site
+from analysis.measure import SiteRun
 
 PAIRS = 4
 """Number of triples that are drawn for each mediator and octave of lag."""
 
 
 def measure_layer(
-    site: Site, mediators: int, rng: np.random.Generator
+    site: SiteRun, mediators: int, rng: np.random.Generator
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Measure every direction and scope of one layer's input.
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from analysis.decay.metrics import block_size
 from analysis.draw import (
@@ -29,6 +30,9 @@ from vmp.layout import TokenLayout
 
 DECADES = 6
 """Heatmaps show weights down to this many decades below the largest."""
+
+CLOSE = 0.15
+"""Half-lives that differ by less than this, in logs, are named together."""
 
 BY_LAYER = ("half_life_tokens", "decay_index_tokens", "mean_distance_tokens", "effective_context_tokens")
 
@@ -112,9 +116,11 @@ def plot_half_lives(
     """
     ax, scope = new_axes(ax), scope or result.scopes[0]
     ceiling = 1.6 * result.layout(model).length
-    values: list[float] = []
+    across: list[float] = []
+    up: list[float] = []
     for direction in result.directions("decay", model):
         look = look_of(direction)
+        names: dict[tuple[float, float], list[str]] = {}
         for layer in result.layers_of(model or result.model):
             measured, predicted, near, far = (
                 result.number(name, layer, direction, scope, model)
@@ -140,18 +146,28 @@ def plot_half_lives(
                 markerfacecolor="none" if beyond else look["color"],
                 linestyle="none",
             )
-            # Layers of both directions may lie at one place: names stand left of one and right of the other.
-            side = -1 if direction == "forward" else 1
-            aligned = "right" if side < 0 else "left"
-            ax.annotate(
-                str(layer), (x, y), xytext=(6 * side, 4), textcoords="offset points", fontsize=7, ha=aligned
+            across += [x, near.value or x, far.value or x]
+            up += [y, *ends]
+            # Layers at one place share a name; those of the other direction stand on the other side of it.
+            place = next(
+                (p for p in names if np.allclose(np.log(p), np.log((x, y)), rtol=0, atol=CLOSE)), (x, y)
             )
-            values += [x, y, near.value or x]
+            names.setdefault(place, []).append(str(layer))
+        side, aligned = (-6, "right") if direction == "forward" else (6, "left")
+        for place, layers in names.items():
+            ax.annotate(
+                ", ".join(layers), place, (side, 4), textcoords="offset points", fontsize=7, ha=aligned
+            )
         ax.plot([], [], linestyle="none", marker=look["marker"], color=look["color"], label=direction)
-    if values:
-        grid = np.geomspace(max(min(values) / 2, 1e-3), ceiling, 64)
+    if up:
+        there = [value for value in across if np.isfinite(value)] or up
+        grid = np.geomspace(max(min(there) / 1.5, 1e-3), 1.5 * max(there), 64)
         ax.plot(grid, 1 + grid, color="0.4", linewidth=0.9, linestyle=":", label="lag 1 + predicted")
-        ax.set(xscale="log", yscale="log", ylim=(min(1.0, min(values)) * 0.8, ceiling * 1.3))
+        ax.set(xscale="log", yscale="log", ylim=(min(up) / 1.5, 1.5 * max(up)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
     else:
         no_data(ax, "no half-life is defined: see the notes")
     ax.set(

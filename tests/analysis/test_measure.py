@@ -138,7 +138,7 @@ def test_tables_figures_and_plots_show_it(name, shown, tmp_path):
         console.print(table)
     assert "nan" not in console.export_text()
     assert "<table>" in result._repr_html_() or measure.level == "model"
-    figures = measure.figures(result, result.model)
+    figures = figures_of(measure, result, result.model)
     assert all(
         path.stat().st_size > 1000 for path in write_figures(dict(list(figures.items())[:1]), tmp_path)
     )

@@ -206,7 +206,7 @@ def test_json_is_standard_and_spells_out_infinity_and_gaps():
 def test_a_notebook_shows_tables_and_no_tensors():
     shown = compared()._repr_html_()
     assert shown.count("<table>") == shown.count("</table>") == 4  # Two models, two scopes.
-    for part in ("Historical decay of scan, scope ssm", "half-life", "both j&lt;=i", "2 x given, seed 0"):
+    for part in ("Historical decay of scan, scope ssm", "half-life", "both j&lt;=i", "2 clips, seed 0"):
         assert part in shown
     assert "Gap: attention: predicted half-life" in shown
     assert len(shown) < 20000

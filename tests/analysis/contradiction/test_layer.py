@@ -16,7 +16,7 @@ from analysis.contradiction.rank import block_rank
 from analysis.contradiction.triples import draw_mediators, draw_triples
 from analysis.inputs import Sample
 from analysis.matrix.scopes import SCOPES, scoped
-from analysis.measure import Site
+from analysis.measure import SiteRun
 from tests.analysis import test_families as families
 from tests.analysis.contradiction import naive
 from tests.analysis.models import VARIANTS, clip, video_model
@@ -38,7 +38,7 @@ def site_of(model, tokens, direction=None, scopes=SCOPES):
     with torch.no_grad():
         inputs = layer_inputs(model, tokens[None], [1])[1]
         hidden, given = next(found for found in inputs if found[1] in (None, direction))
-        return Site(model, Sample(tokens, "clip"), 1, hidden, given, scopes, (1,), None, None)
+        return SiteRun(model, Sample(tokens, "clip"), 1, hidden, given, scopes, (1,), None, None)
 
 
 def layer_of(scopes=SCOPES, **fields):

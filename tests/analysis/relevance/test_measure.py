@@ -180,7 +180,7 @@ def test_a_result_is_saved_drawn_and_shown_as_tables(both, tmp_path):
 
 def shown(result):
     console = Console(width=100, record=True, file=io.StringIO())
-    for table in result.measures["relevance"].tables(result):
+    for table in result.measures["relevance"].tables(result) or ():
         console.print(table)
     return console.export_text()
 
