@@ -16,7 +16,7 @@ from rich.console import Console
 import analysis
 from analysis import Contradiction, Decay, Relevance, probe
 from analysis.cli import main
-from analysis.draw import write_figures
+from analysis.draw import figures_of, write_figures
 from analysis.measure import find_measure, measure_names
 from analysis.measure import views as views_of
 from analysis.tables import tables
