@@ -27,7 +27,7 @@ from analysis.engine import Entry, run
 from analysis.engine import Progress as Step
 from analysis.files import ResultError, check_replaceable, replacing
 from analysis.inputs import DEFAULT_SOURCE, InputError
-from analysis.measure import Measure
+from analysis.measure import Column, Measure
 from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Opened, Request, RequestError, name_of
 from analysis.result import WRITTEN, Result, with_notes
 from analysis.tables import gap_lines, heading, tables
@@ -294,11 +294,17 @@ def write(
         write_figures(figures(new), new / FIGURES, drawn)
 
 
-def show_or_print(result: Result, shown: Iterable[RenderableType], out: Path | None, json: bool) -> None:
-    """Print a result as JSON or as tables, and where it was written."""
+def show_or_print(
+    result: Result,
+    shown: Iterable[RenderableType],
+    out: Path | None,
+    json: bool,
+    columns: Sequence[Column] | None = None,
+) -> None:
+    """Print a result as JSON or as tables, and where it was written; `columns` as in `gap_lines`."""
     if json:
         sys.stdout.write(result.to_json())
     else:
-        show(heading(result), shown, gap_lines(result))
+        show(heading(result), shown, gap_lines(result, columns))
     if out is not None:
         say_written(out, OUTPUTS)

@@ -109,6 +109,8 @@ class Result:
 
     def layers_of(self, model: str) -> tuple[int, ...]:
         """The layers of one model that were probed."""
+        if not self._placed:
+            return ()
         at = self._axes["model"].index(model)
         measured = np.any([there[at].any(axis=(1, 2)) for there in self._measured.values()], axis=0)
         return tuple(layer for layer, there in zip(self.layers, measured, strict=True) if there)

@@ -158,20 +158,26 @@ def heading(result: Result) -> list[str]:
     return [*lines, *(f"Note: {note}" for note in origin.notes)]
 
 
-def gap_lines(result: Result) -> list[str]:
-    """A line for each reason why a number of the tables, or its interval, is missing, with all that miss it."""
+def gap_lines(result: Result, columns: Sequence[Column] | None = None) -> list[str]:
+    """A line for each reason why a number of the tables, or its interval, is missing, with all that miss it.
+
+    Args:
+        columns: those of the tables, where they are not those of the measures.
+    """
     said: dict[str, dict[str, None]] = {}
     for model in result.models:
-        for line in _gaps(result, model):
+        for line in _gaps(result, model, columns):
             said.setdefault(line, {})[model] = None
     several = len(result.models) > 1
     return [f"Gap: {', '.join(names) + ': ' if several else ''}{line}" for line, names in said.items()]
 
 
-def _gaps(result: Result, model: str) -> Iterable[str]:
+def _gaps(result: Result, model: str, columns: Sequence[Column] | None) -> Iterable[str]:
     missing: dict[str, dict[str, None]] = {}
     for measure in result.measures.values():
         shown = {c.quantity for c in columns_of(measure)}
+        if columns is not None and measure.table:
+            shown = {c.quantity for c in columns} & measure.quantities.keys()
         table = result.summary(sorted(shown & set(result.quantities)), model=model)
         gone = _without(table, result.n_clips)
         for name, note in zip(gone["quantity"], gone["note"], strict=True):

@@ -71,7 +71,7 @@ def compare(
         result = with_notes(result, comparison.notes(result))
         if out is not None:
             write(result, out, lambda _: comparison.figures(result), at.drawn)
-    show_or_print(result, comparison.tables(result), out, json)
+    show_or_print(result, comparison.tables(result), out, json, comparison.columns_of(result))
 
 
 app.command("compare", **HELP)(with_request_options(compare, {"scope"}))

@@ -237,9 +237,12 @@ class Decay(Measure):
         return "; ".join(said)
 
     def notes(self, result: Result) -> Iterator[str]:
-        if any(origin.backend.startswith("none") for origin in result.provenance.models.values()):
+        models = result.provenance.models
+        attention = [name for name, origin in models.items() if origin.backend.startswith("none")]
+        if attention:
+            named = "" if len(attention) == len(models) else f"{', '.join(attention)}: "
             yield (
-                "Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows "
+                f"{named}Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows "
                 "stand first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over that side."
             )
         if "drawn_layer" in result.data and len(result.data["drawn_layer"]) < len(result.layers):
