@@ -242,8 +242,9 @@ class Decay(Measure):
         if attention:
             named = "" if len(attention) == len(models) else f"{', '.join(attention)}: "
             yield (
-                f"{named}Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its whole rows "
-                "stand first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over that side."
+                f"{named}Self-attention has no scan: predicted half-lives are gaps. Where it looks both ways, its "
+                "whole rows stand first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over "
+                "that side."
             )
         if "drawn_layer" in result.data and len(result.data["drawn_layer"]) < len(result.layers):
             drawn = ", ".join(map(str, result.data["drawn_layer"].values))
