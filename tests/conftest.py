@@ -1,7 +1,10 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -71,3 +74,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if path := config.getoption("--deviations"):
         tolerances.RECORD_TO.append(path)
+
+
+WORK_SECONDS = 300
+"""What one test may compute. It is counted in seconds of the processor, so that cores that are busy with other work do
+not fail a test; `timeout` in pyproject.toml is by the clock, and ends only what hangs."""
+
+
+def _too_much(signum: int, frame: FrameType | None) -> None:
+    pytest.fail(f"computed for more than {WORK_SECONDS} seconds of the processor")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    before = signal.signal(signal.SIGPROF, _too_much)
+    signal.setitimer(signal.ITIMER_PROF, WORK_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

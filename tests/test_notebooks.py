@@ -63,7 +63,6 @@ def test_numbers_are_compared_to_their_last_digit():
     assert words((0, "", "a 0.5 of 3")) != words((0, "", "a 0.5 of 4"))
 
 
-@pytest.mark.timeout(1200)  # cores that are busy with other work make it several times as long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_fresh_run_gives_the_committed_outputs(path):
     committed = read(path)
@@ -73,7 +72,7 @@ def test_a_fresh_run_gives_the_committed_outputs(path):
             cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(path.parent)}}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    NotebookClient(fresh, timeout=600, kernel_name="python3", resources=where).execute(env=environment)
+    NotebookClient(fresh, timeout=1800, kernel_name="python3", resources=where).execute(env=environment)
     assert [words(output) for output in said(fresh)] == [words(output) for output in said(committed)]
     for got, expected in zip(said(fresh), said(committed), strict=True):
         assert not different(got[2], expected[2]), (path.name, got[:2])

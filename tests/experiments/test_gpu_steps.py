@@ -130,7 +130,6 @@ def test_the_worst_deviation_of_each_tensor_is_kept(tmp_path):
     assert worst(tmp_path / "none") == []
 
 
-@pytest.mark.timeout(900)  # eight processes that import torch, one after another
 def test_every_step_runs_at_toy_sizes(tmp_path):
     """The rehearsal that the command offers, whole; in a process of its own, without the tests' checks of shapes."""
     command = [sys.executable, "-m", "experiments.bench", "gpu", "--rehearse"]

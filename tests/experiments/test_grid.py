@@ -77,7 +77,6 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.alone  # It waits for processes, which other tests would hold up.
-@pytest.mark.timeout(1500)
 def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_path):  # noqa: F811
     config, out = tmp_path / "grid.json", tmp_path / "grid"
     config.write_text(TINY_GRID.model_dump_json())
