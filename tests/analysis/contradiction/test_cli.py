@@ -214,14 +214,7 @@ def test_a_control_that_will_not_do_is_named_in_one_line(
     name, checkpoint, folder, tmp_path, capsys, monkeypatch
 ):
     arguments, message = WRONG[name]
-    files = {
-        "CKPT": checkpoint,
-        "SHALLOW": folder / "shallow.safetensors",
-        "TEXT": folder / "text.safetensors",
-    }
-    saved(folder, "shallow", variant="attention", depth=1)
-    text = {"kind": "language", "class_token": "none", "vocab_size": 11}
-    save_checkpoint(build_model(replace(attention_control(video_model().config), **text)), files["TEXT"])
+    files = {"CKPT": checkpoint, "SHALLOW": saved(folder, "shallow", variant="attention", depth=1)}
     monkeypatch.chdir(tmp_path)
     assert run("--ckpt", checkpoint, *(files.get(part, part) for part in arguments), "--out", "report") == 2
     shown = capsys.readouterr()
