@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from PIL import Image
 
 from analysis import cli, load
+from analysis.contradiction.control import check_control
 from analysis.contradiction.example import load_example
-from analysis.contradiction.layer import measure_layer
-from tests.analysis.models import TINY
+from analysis.request import RequestError
+from tests.analysis.models import TINY, video_model
 from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import save_checkpoint
+from vmp.config import attention_control
 
 UNTRAINED = "self-attention, untrained, seed 0"
 FEW = ("--clips", 2, "--layers", -1, "--mediators", 3, "--bootstrap", 100)
@@ -136,32 +139,6 @@ def test_the_table_fits_and_says_what_the_control_is(checkpoint, capsys):
     assert float(line.split()[2]) == pytest.approx(1000 * m["value"], rel=0.005)
 
 
-def test_an_interrupted_run_goes_on_and_ends_alike(checkpoint, tmp_path, capsys, monkeypatch):
-    flags = ("--ckpt", checkpoint, *FEW)
-    wanted = Printed(capsys, *flags)
-    measured = []
-
-    def stopping(*arguments):
-        if len(measured) == 3:  # Both clips of the checkpoint are done, and one of the control.
-            raise KeyboardInterrupt
-        measured.append(arguments)
-        return measure_layer(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("analysis.contradiction.measure.measure_layer", stopping)
-        assert run(*flags, "--out", tmp_path / "report") == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["report.unfinished"]
-    again = []
-    monkeypatch.setattr(
-        "analysis.contradiction.measure.measure_layer", lambda *a: again.append(a) or measure_layer(*a)
-    )
-    capsys.readouterr()
-    found = Printed(capsys, *flags, "--out", tmp_path / "report")
-    assert len(again) == 1
-    assert [found.summary, found.all["curves"]] == [wanted.summary, wanted.all["curves"]]
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
-
-
 def test_a_self_attention_checkpoint_is_probed_itself(attention, capsys):
     shown = Printed(capsys, "--ckpt", attention, *FEW, "--scope", "all")
     assert list(shown.models) == ["attention"]
@@ -223,40 +200,42 @@ def test_a_language_model_has_a_control_and_no_example(tmp_path, capsys):
         assert m["note"].startswith(note)
 
 
-def test_the_seed_decides(checkpoint, capsys):
-    flags = ("--ckpt", checkpoint, *FEW, "--no-control")
-    first, again, other = (Printed(capsys, *flags, "--seed", seed).summary for seed in (3, 3, 4))
-    assert first == again
-    assert first != other
-
-
 WRONG = {
-    "no checkpoint": ([], "--ckpt"),
-    "layer out of range": (["--ckpt", "CKPT", "--layers", "7"], "7 is out of range; there are 0 to 1"),
-    "unknown scope": (["--ckpt", "CKPT", "--scope", "scan"], "'scan': there are ssm, mixer, contribution"),
-    "both": (["--ckpt", "CKPT", "--control", "a", "--no-control"], "--control and --no-control"),
-    "no mediators": (["--ckpt", "CKPT", "--mediators", "0"], "--mediators"),
-    "a control of scans": (["--ckpt", "CKPT", "--control", "CKPT"], "a self-attention checkpoint is needed"),
-    "no control there": (["--ckpt", "CKPT", "--control", "none.pt"], "none.pt"),
-    "a shallow control": (["--ckpt", "CKPT", "--control", "SHALLOW"], "has layers 0 to 0; layer 1 is probed"),
-    "missing video": (["--ckpt", "CKPT", "--video", "a.mp4"], "a.mp4"),
-    "unknown family": (["--ckpt", "OTHER"], "other.pth"),
+    "both": (["--control", "a", "--no-control"], "--control and --no-control"),
+    "no mediators": (["--mediators", "0"], "--mediators"),
+    "a control of scans": (["--control", "CKPT"], "a self-attention checkpoint is needed"),
+    "no control there": (["--control", "none.pt"], "none.pt"),
+    "a shallow control": (["--control", "SHALLOW"], "has layers 0 to 0; layer 1 is probed"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_requests_name_what_is_wrong_in_one_line(
+def test_a_control_that_will_not_do_is_named_in_one_line(
     name, checkpoint, folder, tmp_path, capsys, monkeypatch
 ):
     arguments, message = WRONG[name]
-    files = {"CKPT": checkpoint, "OTHER": folder / "other.pth"}
-    files["SHALLOW"] = saved(folder, "shallow", variant="attention", depth=1)
-    torch.save({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, files["OTHER"])
+    files = {"CKPT": checkpoint, "SHALLOW": saved(folder, "shallow", variant="attention", depth=1)}
     monkeypatch.chdir(tmp_path)
-    assert run(*(files.get(part, part) for part in arguments), "--out", "report") == 2
+    assert run("--ckpt", checkpoint, *(files.get(part, part) for part in arguments), "--out", "report") == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert message in shown.err
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"kind": "language", "class_token": "none", "vocab_size": 11},
+            "is a language model; video is needed",
+        ),
+        ({"num_frames": 4}, "takes 4 frames of 8 pixels; 3 of 8 are shown"),
+    ],
+)
+def test_a_control_of_another_kind_or_clip_is_refused(fields, message):
+    probed = video_model().config
+    with pytest.raises(RequestError, match=f"--control c: {message}"):
+        check_control(Path("c"), replace(attention_control(probed), **fields), probed, [0])

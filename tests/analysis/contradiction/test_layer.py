@@ -42,6 +42,7 @@ def site_of(model, tokens, direction=None, scopes=SCOPES):
 
 
 def layer_of(scopes=SCOPES, **fields):
+    torch.manual_seed(0)
     return site_of(video_model(**fields), clip(batch=1)[0], scopes=scopes)
 
 
@@ -184,12 +185,21 @@ def test_the_rank_is_bounded_by_states_and_taps(layer):
             assert (rank.ranks <= rank.bound + 1e-9).all()
 
 
+def test_the_seed_decides():
+    layer = layer_of(("ssm",), variant="paper")
+    first, again, other = (
+        measured(layer, 4, seed)["forward", "ssm"]["mediator_by_lag"] for seed in (3, 3, 4)
+    )
+    assert np.array_equal(first, again, equal_nan=True)
+    assert not np.array_equal(first, other, equal_nan=True)
+
+
 @pytest.mark.parametrize("states", [1, 4])
 def test_one_state_is_transitive_and_of_rank_one_and_more_states_are_not(states):
-    found = measured(layer_of(["ssm"], variant="videomamba", d_state=states), 6)
+    found = measured(layer_of(("ssm",), variant="videomamba", d_state=states), 6)
     assert len(found) == 2
     for values in found.values():
-        assert values["mediator_sensitivity"] > 1e-3
+        assert values["mediator_sensitivity"] > 1e-4  # Far above rounding in float64.
         if states == 1:
             assert values["transitivity_residual"] < 1e-12
             assert values["block_rank"] == pytest.approx(1)
@@ -198,7 +208,7 @@ def test_one_state_is_transitive_and_of_rank_one_and_more_states_are_not(states)
 
 
 def test_a_mask_makes_the_residual_1_and_what_is_before_it_is_that_of_the_plain_scan():
-    masked, plain = (layer_of(["ssm"], variant=variant) for variant in ("mask", "videomamba"))
+    masked, plain = (layer_of(("ssm",), variant=variant) for variant in ("mask", "videomamba"))
     masked.model.load_state_dict(plain.model.state_dict())
     one, other = (measured(replace(x, hidden=plain.hidden), 4)["backward", "ssm"] for x in (masked, plain))
     assert one["transitivity_residual"] == pytest.approx(1, abs=1e-12)
