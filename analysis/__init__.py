@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from analysis.contradiction import Contradiction
     from analysis.decay import Decay
     from analysis.engine import probe
-    from analysis.intervene import patched
+    from analysis.intervene import patched, tile_from
     from analysis.measure import Column, Measure, Quantity
     from analysis.relevance import Relevance
     from analysis.result import Result
@@ -37,6 +37,7 @@ _HOMES = {
     "probe": "engine",
     "record": "capture",
     "register_family": "capture",
+    "tile_from": "intervene",
 }
 __all__ = [
     "Column",
@@ -51,6 +52,7 @@ __all__ = [
     "probe",
     "record",
     "register_family",
+    "tile_from",
 ]
 
 

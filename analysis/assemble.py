@@ -29,6 +29,8 @@ def clips_of(
     """What one place gave, clip by clip, checked against the axes that the measure states."""
     dims = own_axes(measure)
     variables: dict[str, Any] = {}
+    if len({frozenset(clip) for clip in clips}) > 1:
+        raise ValueError(f"measure {measure.name}: per_clip gives other names for one clip than for another")
     for name in clips[0]:
         values = np.stack([clip[name] for clip in clips])
         if name not in dims or values.ndim != 1 + len(dims[name]):
@@ -60,7 +62,7 @@ def estimates(measure: Measure, clips: xarray.Dataset, weights: np.ndarray | Non
         value = np.asarray(values[name][0], dtype=np.float64)
         low = high = notes = None
         share = np.zeros(value.shape)
-        if draws is not None and quantity.interval:
+        if draws is not None and quantity.interval and name not in measure.summed:
             low, high, share = percentile_interval(draws[name])
         if quantity.is_number:
             low, high, notes = _explained(measure, name, value, low, high, share, clips)

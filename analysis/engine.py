@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis.assemble import Variables, clips_of, estimates
-from analysis.capture import Capture, Family, family_of, layer_inputs
+from analysis.capture import Capture, CaptureError, Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample, as_samples, digest_of
 from analysis.intervals import resample_weights
@@ -76,10 +76,10 @@ class Entry:
 def probe(
     model: nn.Module | Mapping[str, nn.Module],
     clips: Tensor | Iterable[Sample | Tensor],
-    measures: Sequence[Measure | str] | None = None,
+    measures: Measure | str | Sequence[Measure | str] | None = None,
     *,
     layers: Sequence[int] | None = None,
-    scopes: Sequence[str] = ("ssm",),
+    scopes: str | Sequence[str] = ("ssm",),
     layout: Layout | None = None,
     family: Family | str | None = None,
     resamples: int = 1000,
@@ -94,7 +94,7 @@ def probe(
         clips: (n, 3, T, H, W) as the model takes them, token ids (n, L), or one sample at a time, all of one shape.
         measures: instances or names; decay and contradiction where None.
         layers: indices from 0, negative from the end; all where None.
-        scopes: of `ssm`, `mixer` and `contribution`.
+        scopes: one or more of `ssm`, `mixer` and `contribution`, or `all`.
         layout: where class tokens, frames and patches lie, for a model of your own whose family cannot know it.
         family: how the model's mixers are found, where its class is not known: a `Family` or the name of one.
         resamples: of the bootstrap over clips.
@@ -142,7 +142,7 @@ def run(
     source: str,
     command: str,
     layers: Sequence[int] | None,
-    scopes: Sequence[str],
+    scopes: str | Sequence[str],
     resamples: int,
     seed: int,
     resume: Unfinished | None = None,
@@ -150,9 +150,17 @@ def run(
     progress: Progress | None = None,
 ) -> Result:
     """`probe` of models that are ready; the caller discards `resume` unless `discard` is set."""
-    chosen = tuple(scope for scope in SCOPES if scope in scopes)
-    if not chosen or len(chosen) < len(set(scopes)):
-        raise ValueError(f"scopes: {tuple(scopes)}; wanted one or more of {', '.join(SCOPES)}")
+    scopes = (scopes,) if isinstance(scopes, str) else tuple(scopes)
+    chosen = tuple(scope for scope in SCOPES if scope in scopes or "all" in scopes)
+    if not chosen or set(scopes) - {*SCOPES, "all"}:
+        raise ValueError(f"scopes: {tuple(scopes)}; wanted one or more of {', '.join(SCOPES)}, or all")
+    measures = as_measures(measures)
+    for entry in entries:
+        stored = next(entry.model.parameters()).dtype
+        if stored.itemsize < torch.float32.itemsize:
+            raise ValueError(
+                f"{entry.name}: is in {stored}; probe it in float32 or wider, as model.float() is"
+            )
     if resume is not None:
         resume.begin(_depends(entries, measures, layers, chosen, seed))
     found = []
@@ -215,6 +223,7 @@ def _one_clip(
     with torch.inference_mode():
         inputs = layer_inputs(entry.model, whole.clip[None], looked, family=entry.family) if looked else {}
         for layer in looked:
+            _check_inputs(layer, inputs.get(layer, []))
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
                 site = SiteRun(
@@ -241,6 +250,23 @@ def _one_clip(
             layout = out.layout or TokenLayout.sequence(0)
             out.take(measure.name, Place(entry.name, *WHOLE_MODEL, layout, False, 1), values)
             out.step(measure.name)
+
+
+def _check_inputs(layer: int, inputs: Sequence[tuple[Tensor, str | None]]) -> None:
+    """Raise CaptureError where a layer did not run once for the one clip, as one number a layer is then not defined."""
+    if not inputs:
+        raise CaptureError(f"layer {layer}: did not run; name the layers that do with layers=")
+    directions = [direction for _, direction in inputs]
+    if len(set(directions)) < len(directions):
+        raise CaptureError(
+            f"layer {layer}: ran {len(directions)} times for one clip; a mixer that is shared is not known"
+        )
+    for hidden, _ in inputs:
+        if hidden.shape[0] != 1:
+            raise CaptureError(
+                f"layer {layer}: sees a batch of {hidden.shape[0]} for one clip; frames that are folded into the batch "
+                "are not known, as one token then relates to its own frame alone"
+            )
 
 
 @final

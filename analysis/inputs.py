@@ -128,6 +128,19 @@ def as_samples(clips: Tensor | Iterable[Sample | Tensor]) -> list[Sample]:
     ]
     if not found:
         raise ValueError("clips: there are none; show the model one or more")
+    for sample in found:
+        tokens = sample.tokens
+        if not isinstance(tokens, Tensor) or not (
+            (tokens.ndim == 4 and tokens.is_floating_point()) or tokens.ndim == 1
+        ):
+            met = (
+                f"{tuple(tokens.shape)} of {tokens.dtype}"
+                if hasattr(tokens, "shape")
+                else type(tokens).__name__
+            )
+            raise ValueError(
+                f"clips: {sample.name} is {met}; wanted floating point tensors (n, 3, T, H, W), or token ids (n, L)"
+            )
     shapes = {tuple(sample.tokens.shape) for sample in found}
     if len(shapes) > 1:
         raise ValueError(f"clips: have shapes {' and '.join(map(str, sorted(shapes)))}; all must have one")
@@ -139,5 +152,5 @@ def digest_of(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.name.encode())
-        digest.update(sample.tokens.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(sample.tokens.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -64,6 +64,11 @@ def tile_from(source: Captured, rows: slice, columns: slice) -> Edit:
     """
 
     def edit(capture: Captured) -> Tensor:
+        if (source.layer, source.direction) != (capture.layer, capture.direction):
+            raise ValueError(
+                f"tile_from: the source is layer {source.layer} {source.direction}, and layer {capture.layer} "
+                f"{capture.direction} is edited"
+            )
         matrix, other = capture.operator(), source.operator()
         here, there = ((m.channels, m.length) for m in (matrix, other))
         if here != there:
@@ -113,7 +118,7 @@ def patched(
 
     Raises:
         IndexError: a layer out of range.
-        ValueError: an unknown edit.
+        ValueError: an unknown edit, or a direction that is being edited already.
         CaptureError: from the model's run, where the layer has no such direction, the edit is not for it, or the
             layer's tokens are not in the order of the sequence (attention divided in time and space).
     """
@@ -146,6 +151,11 @@ def patched(
         edited = whole + _added(capture, change(capture)).to(whole.dtype)
         return (edited, *out[1:]) if isinstance(out, tuple) else edited
 
+    if any(
+        getattr(other, "edits", None) == (index, direction) for other in site.module._forward_hooks.values()
+    ):
+        raise ValueError(f"layer {index} {direction} is being edited already; one edit may do both changes")
+    hook.edits = (index, direction)  # type: ignore[attr-defined]
     handle = site.module.register_forward_hook(hook, with_kwargs=True)
     try:
         yield model

@@ -361,7 +361,7 @@ def views(site: SiteRun, measure: Measure) -> Iterator[View]:
     for scope in site.scopes:
         for capture in site.captures:
             yield View(site, capture, scope)
-            if measure.sides and capture.direction not in ("forward", "backward"):
+            if measure.sides and not capture.is_scan and capture.direction != "forward":
                 for side in SIDES:
                     yield View(site, capture, scope, side)
 
@@ -381,17 +381,23 @@ def find_measure(name: str) -> type[Measure]:
     raise ValueError(f"no measure named {name!r}; there are {', '.join(measure_names())}")
 
 
-def as_measures(measures: Sequence[Measure | str] | None) -> tuple[Measure, ...]:
+def as_measures(measures: Measure | str | Sequence[Measure | str] | None) -> tuple[Measure, ...]:
     """Measures from themselves or their names; decay and contradiction where None is given.
 
     Raises ValueError for none at all, for an unknown name, and where two measures share a name or a quantity.
     """
+    given = ("decay", "contradiction") if measures is None else measures
     found = tuple(
         find_measure(m)() if isinstance(m, str) else m
-        for m in (("decay", "contradiction") if measures is None else measures)
+        for m in ((given,) if isinstance(given, str | Measure) else given)
     )
     if not found:
         raise ValueError("no measures: name at least one, such as Decay()")
+    for one in found:
+        if not isinstance(one, Measure) or not dataclasses.is_dataclass(one):
+            raise ValueError(
+                f"measures: {one!r} is none; give instances of dataclasses that derive from Measure, such as Decay()"
+            )
     for kind, names in (
         ("measures", [m.name for m in found]),
         ("quantities", [quantity for m in found for quantity in m.quantities]),

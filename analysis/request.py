@@ -246,7 +246,7 @@ class Opened:
         )
 
     def origin(self) -> dict[str, Any]:
-        """What a result keeps of the weights: fields of `analysis.result.ModelOrigin`."""
+        """What a result keeps of the weights: fields of `analysis.provenance.ModelOrigin`."""
         path = self.request.checkpoint
         if isinstance(self.loaded, LoadedFolder):
             file_hash = self.loaded.files_sha256

@@ -7,6 +7,7 @@ A quantity of the dataset has the axes model, layer, direction and scope, and it
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -39,7 +40,6 @@ TIDY = {"summary": False, "curves": True}
 WRITTEN = (DATA, PROVENANCE, *(f"{name}.{ending}" for name in TIDY for ending in ("csv", "parquet")))
 """What `Result.save` puts into its folder."""
 
-PLACE = ("model", "layer", "direction", "scope")
 COLUMNS = ("model", "measure", "layer", "direction", "scope", "quantity", "at", "unit", "value", "low", "high",
            "n_clips", "note")  # fmt: skip
 """The columns of a tidy table."""
@@ -109,7 +109,7 @@ class Result:
 
     def layers_of(self, model: str) -> tuple[int, ...]:
         """The layers of one model that were probed."""
-        if not self._placed:
+        if not self._measured:
             return ()
         at = self._axes["model"].index(model)
         measured = np.any([there[at].any(axis=(1, 2)) for there in self._measured.values()], axis=0)
@@ -283,6 +283,8 @@ class Result:
             raise KeyError(f"no quantity {unknown[0]!r}; there are {', '.join(self.quantities)}")
         if quantities is None:
             names = [name for name in names if self._is_listed(name, curves)]
+        if measure is not None and measure not in self.provenance.measures:
+            raise KeyError(f"no measure {measure!r}; there are {', '.join(self.provenance.measures)}")
         chosen = [name for name in names if measure in (None, self._attributes(name)["measure"])]
         table = pd.DataFrame([row for name in chosen for row in self._rows(name)], columns=[*COLUMNS])
         table["layer"] = table["layer"].astype("Int64")
@@ -290,7 +292,12 @@ class Result:
             if column not in COLUMNS:
                 raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
             if wanted is not None:
-                table = table[table[column] == wanted]
+                several = [wanted] if isinstance(wanted, str | int) else list(wanted)
+                known = self._axes.get(column, [])
+                unknown = [one for one in several if known and one not in (*known, WHOLE)]
+                if unknown:
+                    raise KeyError(f"no {column} {unknown[0]!r}; there are {', '.join(map(str, known))}")
+                table = table[table[column].isin(several)]
         return table.reset_index(drop=True)
 
     def _is_listed(self, quantity: str, curves: bool) -> bool:
@@ -339,15 +346,24 @@ class Result:
 
         Args:
             what: a quantity with a number in each layer, drawn by layer; or the name of a plot.
-            where: what the plot takes, such as `layer=3`, `scope="mixer"`, `direction="backward"` or `model="a"`.
+            where: what the plot takes, such as `layer=3`, `scope="mixer"`, `direction="backward"` or `model="a"`. The
+                first layer that was probed is drawn where none is named.
 
         Raises:
-            KeyError: with all that can be drawn, for another name.
+            KeyError: with what there is, for another plot or another argument.
         """
         from analysis.draw import plot_by_layer
 
         made = {name: plot for measure in self.measures.values() for name, plot in measure.plots.items()}
         if what in made:
+            taken = inspect.signature(made[what]).parameters
+            foreign = [name for name in where if name not in taken]
+            if foreign:
+                raise KeyError(f"plot {what!r} takes no {foreign[0]!r}; it takes {', '.join([*taken][1:])}")
+            layers = self.layers_of(where.get("model") or self.model)
+            if "layer" in taken and layers:
+                layer = where.get("layer", layers[0])
+                where["layer"] = layers[layer] if -len(layers) <= layer < 0 else layer
             return made[what](self, ax=ax, **where)
         numbers = [
             name
@@ -417,10 +433,7 @@ class Result:
         folder = Path(folder)
         old = folder / "result.json" if folder.is_dir() else folder
         if old.suffix == ".json" and old.name != PROVENANCE and old.is_file():
-            raise ResultError(
-                f"{old}: a result of toolkit 0.1.0 or before, when each probe had a file of its own; probe again with "
-                f"the command that it names"
-            )
+            raise ResultError(_why_not_read(old))
         if not (folder / PROVENANCE).is_file():
             raise ResultError(f"{folder}: holds no result (no {PROVENANCE})")
         try:
@@ -450,6 +463,21 @@ def with_notes(result: Result, notes: Iterable[str]) -> Result:
     known = {f.name: getattr(origin, f.name) for f in fields(origin)}
     known["notes"] = tuple(dict.fromkeys((*origin.notes, *notes)))
     return Result(result.data, Provenance(**known), tuple(result.measures.values()))
+
+
+def _why_not_read(path: Path) -> str:
+    """What a `result.json` is, which is no folder of `Result.save`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if "findings" in found:
+            return f"{path}: is a result of `vmp theory`, which `analysis.theory.run.TheoryResult.load` reads"
+        version = found["provenance"]["toolkit"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        return f"{path}: is no folder that `Result.save` wrote"
+    return (
+        f"{path}: was written by toolkit {version}, when each probe had a file of its own; probe again with the command "
+        "that it names"
+    )
 
 
 def _installed(provenance: Provenance) -> list[Measure]:

@@ -68,6 +68,9 @@ def plain_table(title: str, caption: str | None = None, *, padding: tuple[int, i
 
 def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
     """One table a scope and model: a row for each layer and direction, a column for each `Column` of the measure."""
+    if measure.level == "model":
+        yield _of_models(measure, result)
+        return
     last = (result.scopes[-1], result.models[-1]) if result.scopes else None
     for scope in result.scopes:
         for model in result.models:
@@ -89,6 +92,18 @@ def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
                     )
                     table.add_row(str(layer), direction, *row)
             yield table
+
+
+def _of_models(measure: Measure, result: Result) -> Table:
+    """A row for each model, for a measure of whole models."""
+    table, columns = plain_table(measure.title, measure.caption), columns_of(measure)
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    for model in result.models:
+        cells = (cell(result.number(c.quantity, model=model), c, result.layout(model)) for c in columns)
+        table.add_row(model, *cells)
+    return table
 
 
 def columns_of(measure: Measure) -> Sequence[Column]:

@@ -248,7 +248,7 @@ class Decay(Measure):
             )
         if "drawn_layer" in result.data and len(result.data["drawn_layer"]) < len(result.layers):
             drawn = ", ".join(map(str, result.data["drawn_layer"].values))
-            yield f"Heatmaps were drawn for layers {drawn}; --layers chooses others."
+            yield f"Heatmaps were drawn for layers {drawn} alone; --layers, or Decay(draw=...), chooses others."
 
 
 def _predicted(view: View) -> np.ndarray | None:
