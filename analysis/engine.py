@@ -34,7 +34,7 @@ from analysis.measure import (
     weight_unit,
 )
 from analysis.precision import full_precision
-from analysis.provenance import Clips, ModelOrigin, provenance, toolkit_version
+from analysis.provenance import Clips, ModelOrigin, origin_of, provenance, toolkit_version
 from analysis.result import Result, with_notes
 from analysis.unfinished import Key, Unfinished
 from vmp.checkpoint import weights_sha256
@@ -436,37 +436,8 @@ def _layout_notes(one: _Collected) -> Iterator[str]:
 
 def _origin(one: _Collected, sizes: Mapping[str, int]) -> ModelOrigin:
     layout = one.layout or TokenLayout.sequence(0)
-    return origin_of(one.entry, layout, one.shape, one.about["dtype"], one.about["backend"], sizes)
-
-
-def origin_of(
-    entry: Entry,
-    layout: TokenLayout,
-    shape: Sequence[int],
-    dtype: str,
-    backend: str,
-    sizes: Mapping[str, int] | None = None,
-) -> ModelOrigin:
-    """What a result keeps of a model that was shown samples of a shape, (3, T, H, W) or (L,)."""
-    video, parameter = len(shape) == 4, next(entry.model.parameters())
-    kind = type(entry.model)
-    known = {
-        "path": "",
-        "file_sha256": "",
-        "recognised": f"{kind.__module__}.{kind.__qualname__}",
-        "config": {},
-        **entry.origin,
-    }
-    known.setdefault("weights_sha256", weights_sha256(entry.model.state_dict()))
-    return ModelOrigin(
-        **known,
-        layout=layout,
-        frames=shape[1] if video else None,
-        size=shape[-1] if video else None,
-        dtype=dtype or str(parameter.dtype).removeprefix("torch."),
-        device=str(parameter.device),
-        backend=backend or "none",
-        sizes=dict(sizes or {}),
+    return origin_of(
+        one.entry.model, one.entry.origin, layout, one.shape, one.about["dtype"], one.about["backend"], sizes
     )
 
 

@@ -5,6 +5,8 @@ resampled mean profiles is then one matrix product followed by the statistic of 
 clips are compared on the same rows.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
@@ -46,3 +48,27 @@ def mean_over_clips(
     if weights is None:
         return clips.mean(axis=0)[None]
     return (weights @ clips.reshape(len(clips), -1)).reshape(len(weights), *clips.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Number:
+    """One number with its interval: `value` is NaN for a gap and infinite beyond the sequence, and `note` says why.
+
+    `low` and `high` are NaN where there is no interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One array with the ends of its pointwise intervals over clips, or None where there are none."""
+
+    value: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+    unit: str

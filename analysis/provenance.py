@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, JsonValue
 from pydantic.dataclasses import dataclass
+from torch import nn
 
 import vmp
+from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 _RECORD = ConfigDict(extra="forbid")
@@ -91,6 +93,43 @@ class Provenance:
     clips: Clips
     models: dict[str, ModelOrigin]
     notes: tuple[str, ...]
+
+
+def origin_of(
+    model: nn.Module,
+    known: Mapping[str, Any],
+    layout: TokenLayout,
+    shape: Sequence[int],
+    dtype: str,
+    backend: str,
+    sizes: Mapping[str, int] | None = None,
+) -> ModelOrigin:
+    """What a result keeps of a model.
+
+    Args:
+        known: fields of `ModelOrigin` that a checkpoint gave; a model built in memory has none.
+        shape: of the samples that it was shown, (3, T, H, W) or (L,).
+    """
+    video, parameter = len(shape) == 4, next(model.parameters())
+    kind = type(model)
+    fields = {
+        "path": "",
+        "file_sha256": "",
+        "recognised": f"{kind.__module__}.{kind.__qualname__}",
+        "config": {},
+        **known,
+    }
+    fields.setdefault("weights_sha256", weights_sha256(model.state_dict()))
+    return ModelOrigin(
+        **fields,
+        layout=layout,
+        frames=shape[1] if video else None,
+        size=shape[-1] if video else None,
+        dtype=dtype or str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        backend=backend or "none",
+        sizes=dict(sizes or {}),
+    )
 
 
 def provenance(

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from analysis.files import ResultError, replacing
+from analysis.intervals import Curve, Number
 from analysis.measure import Measure, find_measure
 from analysis.provenance import Provenance
 from vmp.layout import TokenLayout
@@ -46,30 +46,6 @@ COLUMNS = ("model", "measure", "layer", "direction", "scope", "quantity", "at", 
 
 WHOLE = "whole model"
 """The scope of a quantity of the whole model in tidy tables."""
-
-
-@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
-class Number:
-    """One number with its interval: `value` is NaN for a gap and infinite beyond the sequence, and `note` says why.
-
-    `low` and `high` are NaN where there is no interval.
-    """
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    note: str = ""
-
-
-@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
-class Curve:
-    """One array with the ends of its pointwise intervals over clips, or None where there are none."""
-
-    value: np.ndarray
-    low: np.ndarray | None
-    high: np.ndarray | None
-    unit: str
 
 
 @final
@@ -475,8 +451,8 @@ def _why_not_read(path: Path) -> str:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
         return f"{path}: is no folder that `Result.save` wrote"
     return (
-        f"{path}: was written by toolkit {version}, when each probe had a file of its own; probe again with the command "
-        "that it names"
+        f"{path}: was written by toolkit {version}, when each probe had a file of its own; probe again with the "
+        "command that it names"
     )
 
 

@@ -15,10 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.capture import Capture, record
-from analysis.engine import Progress, origin_of
+from analysis.engine import Progress
 from analysis.files import ResultError
 from analysis.inputs import Sample
-from analysis.provenance import Clips, Provenance, provenance
+from analysis.provenance import Clips, Provenance, origin_of, provenance
 from analysis.request import Request, RequestError, name_of, open_request
 from analysis.theory.captured import reading
 from analysis.theory.case import SHORTEST, Case
@@ -355,6 +355,6 @@ def _on_checkpoint(
             model(tokens.double() if tokens.is_floating_point() else tokens)
     assert scans.layout is not None  # There is a sample.
     clips = Clips(opened.source, tuple(s.name for s in shown), tuple(s.label for s in shown))
-    origin = origin_of(entry, scans.layout, shown[0].tokens.shape, "float64", "spec")
+    origin = origin_of(model, entry.origin, scans.layout, shown[0].tokens.shape, "float64", "spec")
     made = provenance(command, request.seed, request.bootstrap, {}, clips, {entry.name: origin})
     return scans, made
