@@ -173,11 +173,11 @@ def test_contradiction_of_folders(tmp_path, capsys):
     assert main(["contradiction", "--ckpt", str(tmp_path / "joint"), *flags]) == 0
     shown = capsys.readouterr().out
     assert "VideoMAEForVideoClassification" in shown
-    assert "Element contradiction of joint, " in shown
+    assert "Element contradiction, scope contribution" in shown
     assert main(["contradiction", "--ckpt", str(tmp_path / "divided"), *flags]) == 0
     shown = capsys.readouterr().out
     assert "TimesformerForVideoClassification" in shown
-    assert "Element contradiction of divided, " in shown
+    assert "Element contradiction, scope contribution" in shown
     assert " time " in shown
     assert " space " in shown
 
