@@ -96,8 +96,8 @@ def model_look(index: int) -> Mapping[str, Any]:
 
 
 def label_of(result: Result, quantity: str) -> str:
-    """A quantity's name as an axis label, with its unit."""
-    return quantity_of(result, quantity).axis_label
+    """A quantity's name as an axis label, with its unit, in lines that a small panel has room for."""
+    return fill(quantity_of(result, quantity).axis_label, 32)
 
 
 def whole_directions(result: Result, measure: str, model: str | None = None) -> list[str]:
