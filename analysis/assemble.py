@@ -144,8 +144,8 @@ class Variables:
             }
         named = {dim: values for measure in measures for dim, values in measure.coordinates.items()}
         for dim, size in self._sizes.items():
-            values = named.get(dim, range(size))
-            coords[dim] = np.array(list(values), dtype=object if isinstance(values[0], str) else None)
+            values = list(named.get(dim, range(size)))
+            coords[dim] = np.array(values, dtype=object if values and isinstance(values[0], str) else None)
         return coords
 
     def _clip_names(self) -> np.ndarray:
@@ -201,6 +201,7 @@ class Variables:
             "measure": measure.name,
             "role": "value",
             "number": int(quantity.is_number),
+            "large": int(name in measure.summed),
             "notes": json.dumps(said, ensure_ascii=False),
             "lacking": json.dumps(lacking, ensure_ascii=False),
         }

@@ -29,7 +29,7 @@ from analysis.files import ResultError, check_replaceable, replacing
 from analysis.inputs import DEFAULT_SOURCE, InputError
 from analysis.measure import Measure
 from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Opened, Request, RequestError, name_of
-from analysis.result import WRITTEN, Result
+from analysis.result import WRITTEN, Result, with_notes
 from analysis.tables import gap_lines, heading, tables
 from analysis.terminal import progress_bar
 from analysis.unfinished import Unfinished
@@ -236,12 +236,14 @@ def probe_and_show(
     *,
     others: Sequence[Entry] = (),
     extra: Callable[[Result, Path], Mapping[str, Callable[[], "Figure"]]] = lambda result, folder: {},
+    notes: Sequence[str] = (),
 ) -> None:
     """Probe, write and print.
 
     Args:
         others: models beside the checkpoint's, shown the same clips.
         extra: writes further files into the folder and returns further figures.
+        notes: what the command has to say of the whole result.
     """
     request = opened.request
     with session(out, OUTPUTS) as at:
@@ -257,6 +259,7 @@ def probe_and_show(
             resume=at.keep,
             progress=at.step,
         )
+        result = with_notes(result, notes)
         if out is not None:
 
             def figures(folder: Path) -> dict[str, Callable[[], "Figure"]]:

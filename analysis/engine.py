@@ -6,7 +6,6 @@ its own input, so that memory does not grow with depth, and a measure may ask wh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from analysis.assemble import Variables, clips_of, estimates
 from analysis.capture import Capture, Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
-from analysis.inputs import DistinctFrames, Sample
+from analysis.inputs import DistinctFrames, Sample, as_samples, digest_of
 from analysis.intervals import resample_weights
 from analysis.matrix.scopes import SCOPES, Scope
 from analysis.measure import (
@@ -42,8 +41,8 @@ from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
 Progress = Callable[[str, int], None]
-"""Called after each layer of each clip, and each measure of the whole model, with what was done and how many steps
-there are."""
+"""Called after each layer of each clip, and after each measure of the whole model, with what was done and how many
+steps there are in all."""
 
 WHOLE_MODEL = (-1, "", "")
 """The place of a measure of the whole model."""
@@ -114,9 +113,9 @@ def probe(
     models = dict(model) if isinstance(model, Mapping) else {type(model).__name__: model}
     if not models:
         raise ValueError('models: there are none; give a module, or {"name": module, ...} for a comparison')
-    samples = _samples(clips)
+    samples = as_samples(clips)
     entries = [
-        Entry(name, one, lambda: samples, len(samples), {"clips": _digest(samples)},
+        Entry(name, one, lambda: samples, len(samples), {"clips": digest_of(samples)},
               family=family_of(one, family), layout=layout)
         for name, one in models.items()
     ]  # fmt: skip
@@ -474,32 +473,13 @@ def _depends(
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
                 "layout": repr(entry.layout),
+                "family": _family(entry).NAME,
                 "layers": entry.layers,
                 **entry.shown,
             }
             for entry in entries
         ],
     }
-
-
-def _samples(clips: Tensor | Iterable[Sample | Tensor]) -> list[Sample]:
-    found = [
-        one if isinstance(one, Sample) else Sample(one, f"clip {index}") for index, one in enumerate(clips)
-    ]
-    if not found:
-        raise ValueError("clips: there are none; show the model one or more")
-    shapes = {tuple(sample.tokens.shape) for sample in found}
-    if len(shapes) > 1:
-        raise ValueError(f"clips: have shapes {' and '.join(map(str, sorted(shapes)))}; all must have one")
-    return found
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(sample.name.encode())
-        digest.update(sample.tokens.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A source is an entry point of the group "analysis.clips", called as
 T, H, W) normalised by `MEAN` and `STD`, ``name`` and ``label``. This package imports none of them.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -114,3 +115,29 @@ def random_tokens(*, vocabulary: int, length: int, count: int, seed: int) -> Ite
     for index in range(count):
         ids = torch.randint(vocabulary, (length,), generator=generator)
         yield Sample(ids, f"random tokens {index}")
+
+
+def as_samples(clips: Tensor | Iterable[Sample | Tensor]) -> list[Sample]:
+    """Samples of one shape, from samples or from clips without names.
+
+    Raises:
+        ValueError: where there are none, or they have several shapes.
+    """
+    found = [
+        one if isinstance(one, Sample) else Sample(one, f"clip {index}") for index, one in enumerate(clips)
+    ]
+    if not found:
+        raise ValueError("clips: there are none; show the model one or more")
+    shapes = {tuple(sample.tokens.shape) for sample in found}
+    if len(shapes) > 1:
+        raise ValueError(f"clips: have shapes {' and '.join(map(str, sorted(shapes)))}; all must have one")
+    return found
+
+
+def digest_of(samples: Sequence[Sample]) -> str:
+    """SHA-256 of the samples' names and contents."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.name.encode())
+        digest.update(sample.tokens.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

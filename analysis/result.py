@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -39,6 +40,10 @@ WRITTEN = (DATA, PROVENANCE, *(f"{name}.{ending}" for name in TIDY for ending in
 """What `Result.save` puts into its folder."""
 
 PLACE = ("model", "layer", "direction", "scope")
+COLUMNS = ("model", "measure", "layer", "direction", "scope", "quantity", "at", "unit", "value", "low", "high",
+           "n_clips", "note")  # fmt: skip
+"""The columns of a tidy table."""
+
 WHOLE = "whole model"
 """The scope of a quantity of the whole model in tidy tables."""
 
@@ -73,7 +78,8 @@ class Result:
 
     Attributes:
         data: the dataset. provenance: where it comes from.
-        measures: those behind it, for its plots and tables; one that is not installed is left out.
+        measures: those behind it, for its plots and tables; one that is not installed, or whose settings are of another
+            version, is left out.
 
     `summary()` gives a tidy table and `plot("decay_index_tokens")` a figure; `save(folder)` keeps all of it.
     """
@@ -103,9 +109,8 @@ class Result:
 
     def layers_of(self, model: str) -> tuple[int, ...]:
         """The layers of one model that were probed."""
-        measured = np.any(
-            [self._measured(m).loc[model].any(("direction", "scope")) for m in self._placed], axis=0
-        )
+        at = self._axes["model"].index(model)
+        measured = np.any([there[at].any(axis=(1, 2)) for there in self._measured.values()], axis=0)
         return tuple(layer for layer, there in zip(self.layers, measured, strict=True) if there)
 
     def layout(self, model: str | None = None) -> TokenLayout:
@@ -114,43 +119,66 @@ class Result:
 
     def directions(self, measure: str, model: str | None = None) -> tuple[str, ...]:
         """The directions in which a model has a measure's quantities, sides of self-attention among them."""
-        if measure not in self._placed:
+        if measure not in self._measured:
             return ()
-        there = self._measured(measure).loc[model or self.model].any(("layer", "scope"))
-        return tuple(str(name) for name in there["direction"].values[there.values])
+        there = self._measured[measure][self._axes["model"].index(model or self.model)].any(axis=(0, 2))
+        return tuple(name for name, has in zip(self._axes["direction"], there, strict=True) if has)
 
     def weight_unit(self, scope: str, model: str | None = None) -> str:
         """The unit of the weights W of a model in a scope."""
-        return str(self.data["weight_unit"].loc[model or self.model, scope].item())
+        return str(self._values("weight_unit", {"model": model or self.model, "scope": scope}))
 
     @property
     def n_clips(self) -> int:
         return len(self.provenance.clips.names)
 
-    @property
-    def _placed(self) -> tuple[str, ...]:
-        return tuple(m for m in self.provenance.measures if f"{m}.measured" in self.data)
-
-    def _measured(self, measure: str) -> xr.DataArray:
-        return self.data[f"{measure}.measured"]
-
-    @property
+    @cached_property
     def quantities(self) -> tuple[str, ...]:
         """Names of all quantities."""
-        return tuple(str(n) for n, v in self.data.data_vars.items() if v.attrs.get("role") == "value")
+        variables = self.data.variables
+        return tuple(str(n) for n in self.data.data_vars if variables[n].attrs.get("role") == "value")
+
+    # Tables ask for thousands of numbers, for which labelled indexing takes a millisecond each; these do not.
+
+    @cached_property
+    def _axes(self) -> Mapping[str, list[Any]]:
+        """The labels along each axis."""
+        return {str(axis): self.data.variables[axis].values.tolist() for axis in self.data.dims}
+
+    @cached_property
+    def _measured(self) -> Mapping[str, np.ndarray]:
+        """Where each measure of matrices was taken, by model, layer, direction and scope."""
+        named = {m: f"{m}.measured" for m in self.provenance.measures}
+        return {m: self.data.variables[n].values for m, n in named.items() if n in self.data.variables}
+
+    def _values(self, name: str, at: Mapping[str, Any]) -> np.ndarray | None:
+        """A variable at the labels of some of its axes, or None where there is no such variable."""
+        if name not in self.data.variables:
+            return None
+        variable = self.data.variables[name]
+        where = (self._axes[str(d)].index(at[str(d)]) if d in at else slice(None) for d in variable.dims)
+        return np.asarray(variable.values[tuple(where)])
+
+    def _attributes(self, quantity: str) -> Mapping[Any, Any]:
+        return self.data.variables[quantity].attrs
 
     # Single numbers and arrays.
 
     def number(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
                **own: Any) -> Number:  # fmt: skip
-        """One number. Raises KeyError with what there is where there is no such place."""
+        """One number; a gap where it is another model that has such a place.
+
+        Raises:
+            KeyError: with what there is, where no model has such a place.
+        """
         at = self._at(quantity, layer, direction, scope, model, own)
-        value, low, high = (
-            float(self.data[name].loc[at].item()) if name in self.data else np.nan
-            for name in (quantity, f"{quantity}_low", f"{quantity}_high")
-        )
-        unit = self.data[quantity].attrs["units"]
-        return Number(value, low, high, unit, self._notes(quantity).get(_key(at.values()), ""))
+        found = (self._values(name, at) for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
+        value, low, high = (np.nan if end is None else float(end) for end in found)
+        note = self._notes(quantity).get(_key(at.values()), "")
+        if not self.has(quantity, at["model"], layer, direction, scope):
+            spot = f" in layer {layer} {direction}, scope {scope}" if "direction" in at else ""
+            note = f"{at['model']} has no such number{spot}"
+        return Number(value, low, high, self._attributes(quantity)["units"], note)
 
     def curve(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
               **own: Any) -> Curve | None:  # fmt: skip
@@ -159,49 +187,45 @@ class Result:
             return None
         at = self._at(quantity, layer, direction, scope, model, own)
         sizes = self.provenance.models[at["model"]].sizes
-        parts: list[np.ndarray | None] = []
-        for name in (quantity, f"{quantity}_low", f"{quantity}_high"):
-            if name not in self.data:
-                parts.append(None)
-                continue
-            found = self.data[name].loc[at]
-            parts.append(found.values[tuple(slice(sizes.get(str(d))) for d in found.dims)])
+        kept = tuple(slice(sizes.get(str(d))) for d in self.data.variables[quantity].dims if d not in at)
+        found = [self._values(name, at) for name in (quantity, f"{quantity}_low", f"{quantity}_high")]
+        value, low, high = (None if array is None else array[kept] for array in found)
         there = self.has(quantity, at["model"], layer, direction, scope)
-        value, low, high = parts
         if value is None or not (there or np.isfinite(value).any()):
             return None
-        unit = self.data[quantity].attrs["units"]
-        unit = self.weight_unit(scope, at["model"]) if unit == "W" else unit
-        return Curve(value, low, high, unit)
+        unit = self._attributes(quantity)["units"]
+        return Curve(value, low, high, self.weight_unit(scope, at["model"]) if unit == "W" else unit)
 
     def has(
         self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any
     ) -> bool:
         """Whether a quantity was measured there, be it a gap."""
-        measure = self.data[quantity].attrs["measure"]
-        if measure not in self._placed:
-            return model not in self._lacking(quantity)
-        place = {"model": model, "layer": layer, "direction": direction, "scope": scope}
-        if any(value not in self.data[axis].values for axis, value in place.items()):
+        if model in self._lacking(quantity):
             return False
-        return bool(self._measured(measure).loc[place]) and model not in self._lacking(quantity)
+        measured = self._measured.get(self._attributes(quantity)["measure"])
+        if measured is None:
+            return True
+        place = {"model": model, "layer": layer, "direction": direction, "scope": scope}
+        if any(value not in self._axes[axis] for axis, value in place.items()):
+            return False
+        return bool(measured[tuple(self._axes[axis].index(value) for axis, value in place.items())])
 
     def _lacking(self, quantity: str) -> Sequence[str]:
         """Models whose sequences have no such array."""
-        return json.loads(self.data[quantity].attrs.get("lacking", "[]"))
+        return json.loads(self._attributes(quantity).get("lacking", "[]"))
 
     def _at(self, quantity: str, layer: int, direction: str, scope: str, model: str | None, own: Mapping[str, Any]
             ) -> dict[str, Any]:  # fmt: skip
         if quantity not in self.quantities:
             raise KeyError(f"no quantity {quantity!r}; there are {', '.join(self.quantities)}")
-        dims = [str(d) for d in self.data[quantity].dims]
+        dims = [str(d) for d in self.data.variables[quantity].dims]
         given = {"model": model or self.model, "direction": direction, "scope": scope, **own}
         given |= {d: layer for d in dims if d.endswith("layer")}
         at = {d: given[d] for d in dims if d in given}
         for axis, value in at.items():
-            known = self.data[axis].values.tolist()
-            if value not in known:
-                raise KeyError(f"{quantity}: no {axis} {value!r}; there are {', '.join(map(str, known))}")
+            if value not in self._axes[axis]:
+                known = ", ".join(map(str, self._axes[axis]))
+                raise KeyError(f"{quantity}: no {axis} {value!r}; there are {known}")
         return at
 
     def note(self, quantity: str, layer: int = -1, direction: str = "", scope: str = "", model: str | None = None,
@@ -211,7 +235,7 @@ class Result:
 
     def _notes(self, quantity: str) -> Mapping[tuple[str, ...], str]:
         if quantity not in self._parsed_notes:
-            said = json.loads(self.data[quantity].attrs.get("notes", "{}"))
+            said = json.loads(self._attributes(quantity).get("notes", "{}"))
             self._parsed_notes[quantity] = {tuple(at): why for why, places in said.items() for at in places}
         return self._parsed_notes[quantity]
 
@@ -234,7 +258,8 @@ class Result:
 
         Args:
             quantities: which ones; all where None. measure, scope: those alone.
-            curves: entries of quantities with axes of their own instead, with their indices in the column `at`.
+            curves: entries of quantities with axes of their own instead, with their indices in the column `at`; those
+                that are too large to be kept clip by clip are left out, unless they are named.
             where: values of further columns, such as `layer=3` or `direction="backward"`.
 
         Returns:
@@ -242,7 +267,7 @@ class Result:
             gap is NaN with the reason in `note`; a quantity of the whole model has no layer.
 
         Raises:
-            KeyError: for an unknown quantity.
+            KeyError: for an unknown quantity or column.
         """
         names = (
             self.quantities
@@ -254,62 +279,56 @@ class Result:
         unknown = [name for name in names if name not in self.quantities]
         if unknown:
             raise KeyError(f"no quantity {unknown[0]!r}; there are {', '.join(self.quantities)}")
-        rows = [
-            row
-            for name in names
-            if bool(self.data[name].attrs["number"]) != curves or (quantities is not None and not curves)
-            if measure in (None, self.data[name].attrs["measure"])
-            for row in self._rows(name)
-        ]
-        columns = [
-            "model",
-            "measure",
-            "layer",
-            "direction",
-            "scope",
-            "quantity",
-            "at",
-            "unit",
-            "value",
-            "low",
-            "high",
-        ]
-        table = pd.DataFrame(rows, columns=[*columns, "n_clips", "note"])
+        if quantities is None:
+            names = [name for name in names if self._is_listed(name, curves)]
+        chosen = [name for name in names if measure in (None, self._attributes(name)["measure"])]
+        table = pd.DataFrame([row for name in chosen for row in self._rows(name)], columns=[*COLUMNS])
         table["layer"] = table["layer"].astype("Int64")
         for column, wanted in {"scope": scope, **where}.items():
+            if column not in COLUMNS:
+                raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
             if wanted is not None:
                 table = table[table[column] == wanted]
         return table.reset_index(drop=True)
 
+    def _is_listed(self, quantity: str, curves: bool) -> bool:
+        about = self._attributes(quantity)
+        return bool(about["number"]) != curves and not (curves and about["large"])
+
     def _rows(self, quantity: str) -> Iterator[tuple[Any, ...]]:
-        variable = self.data[quantity]
-        measure, unit = variable.attrs["measure"], variable.attrs["units"]
-        dims = [str(d) for d in variable.dims]
-        ends = [
-            self.data[n].values if (n := f"{quantity}_{end}") in self.data else None
-            for end in ("low", "high")
-        ]
+        variable, about = self.data.variables[quantity], self._attributes(quantity)
+        dims, values, n = [str(d) for d in variable.dims], variable.values, self.n_clips
+        low, high = (self._values(f"{quantity}_{end}", {}) for end in ("low", "high"))
         notes = self._notes(quantity)
         placed = "direction" in dims
         outer, own = (dims[:4], dims[4:]) if placed else (dims[:1], dims[1:])
-        values = [self.data[d].values.tolist() for d in dims]
-        for index in product(*(range(len(v)) for v in values[: len(outer)])):
-            place = [values[k][i] for k, i in enumerate(index)]
+        labels = [self._axes[d] for d in own]
+        for index in product(*(range(len(self._axes[d])) for d in outer)):
+            place = [self._axes[d][i] for d, i in zip(outer, index, strict=True)]
             if not self.has(quantity, *place):
                 continue
-            model = place[0]
-            sizes = self.provenance.models[model].sizes
-            shape = [sizes.get(d, len(v)) for d, v in zip(own, values[len(outer) :], strict=True)]
+            sizes = self.provenance.models[place[0]].sizes
+            shape = [sizes.get(d, len(names)) for d, names in zip(own, labels, strict=True)]
             spot = (*place[1:],) if placed else (None, "", WHOLE)
-            shown = self.weight_unit(place[3], model) if unit == "W" else unit
+            unit = self.weight_unit(place[3], place[0]) if about["units"] == "W" else about["units"]
             for inner in np.ndindex(*shape):
                 at = (*index, *inner)
-                named = [values[len(outer) + k][i] for k, i in enumerate(inner)]
-                low, high = (np.nan if end is None else float(end[at]) for end in ends)
-                note = notes.get(_key([*place, *named]), "")
+                named = [names[i] for names, i in zip(labels, inner, strict=True)]
+                ends = (np.nan if end is None else float(end[at]) for end in (low, high))
+                note = notes.get(_key([*place, *named]), "") if notes else ""
                 where = ", ".join(map(str, named))
-                yield (model, measure, *spot, quantity, where, shown, float(variable.values[at]), low, high,
-                       self.n_clips, note)  # fmt: skip
+                yield (
+                    place[0],
+                    about["measure"],
+                    *spot,
+                    quantity,
+                    where,
+                    unit,
+                    float(values[at]),
+                    *ends,
+                    n,
+                    note,
+                )
 
     # Showing.
 
@@ -328,11 +347,13 @@ class Result:
         made = {name: plot for measure in self.measures.values() for name, plot in measure.plots.items()}
         if what in made:
             return made[what](self, ax=ax, **where)
-        if what in self.quantities and self.data[what].attrs["number"] and "layer" in self.data[what].dims:
-            return plot_by_layer(self, what, ax=ax, **where)
         numbers = [
-            n for n in self.quantities if self.data[n].attrs["number"] and "layer" in self.data[n].dims
+            name
+            for name in self.quantities
+            if self._attributes(name)["number"] and "layer" in self.data.variables[name].dims
         ]
+        if what in numbers:
+            return plot_by_layer(self, what, ax=ax, **where)
         raise KeyError(f"no plot {what!r}; there are {', '.join([*made, *numbers])}")
 
     def __repr__(self) -> str:
@@ -424,9 +445,9 @@ class Result:
 def with_notes(result: Result, notes: Iterable[str]) -> Result:
     """The result with further notes."""
     origin = result.provenance
-    fields = {name: getattr(origin, name) for name in origin.__dataclass_fields__}
-    fields["notes"] = tuple(dict.fromkeys((*origin.notes, *notes)))
-    return Result(result.data, Provenance(**fields), tuple(result.measures.values()))
+    known = {f.name: getattr(origin, f.name) for f in fields(origin)}
+    known["notes"] = tuple(dict.fromkeys((*origin.notes, *notes)))
+    return Result(result.data, Provenance(**known), tuple(result.measures.values()))
 
 
 def _installed(provenance: Provenance) -> list[Measure]:
@@ -435,6 +456,8 @@ def _installed(provenance: Provenance) -> list[Measure]:
         try:
             kind = find_measure(name)
         except ValueError:
+            continue
+        if not set(settings) <= {f.name for f in fields(kind) if f.init}:  # type: ignore[arg-type]
             continue
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         found.append(kind(**given))

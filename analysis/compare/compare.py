@@ -28,7 +28,7 @@ DECAY = (
     Column("effective_context_tokens", "con-\ntext"),
 )
 CONTRADICTION = (
-    Column("mediator_sensitivity", "med.\nsens.", scale=1000),
+    Column("mediator_sensitivity", "med.\nsens.", scale=1000.0),
     Column("transitivity_unmasked", "trans.\nresid."),
     Column("block_rank", "block\nrank"),
     Column("contradictory_mass", "contr.\nmass", interval=True),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, no_type_check
 
 import torch
 import typer
@@ -21,7 +21,7 @@ from analysis.command import (
     probe_and_show,
     with_request_options,
 )
-from analysis.contradiction.control import control_request, untrained_control
+from analysis.contradiction.control import FRESH, NO_CONTROL, control_request, untrained_control
 from analysis.contradiction.example import example_figure, find_example, save_example
 from analysis.contradiction.measure import Contradiction
 from analysis.engine import Entry
@@ -34,6 +34,7 @@ app = new_app()
 
 @app.command("contradiction", **HELP)
 @with_request_options
+@no_type_check  # Typer passes the context of the click that it stands on, which is no `typer.Context`.
 def contradiction(
     request_for: RequestFor,
     context: typer.Context,
@@ -62,7 +63,11 @@ def contradiction(
         save_example(found, folder / EXAMPLE)
         return {"example": partial(example_figure, found)}
 
-    probe_and_show(opened, [Contradiction(mediators)], context.obj, out, json, others=others, extra=example)
+    alone = opened.config.mixer == "attention" and not others and not no_control
+    probe_and_show(
+        opened, [Contradiction(mediators)], context.obj, out, json,
+        others=others, extra=example, notes=[NO_CONTROL] if alone else [],
+    )  # fmt: skip
 
 
 def _control(opened: Opened, path: Path | None) -> list[Entry]:
@@ -73,6 +78,9 @@ def _control(opened: Opened, path: Path | None) -> list[Entry]:
         if opened.config.mixer == "attention":
             return []
         label, model = untrained_control(opened.config, torch.device(request.device), request.seed)
-        return [Entry(label, model, opened.samples, entry.count, entry.shown)]
-    other = control_request(opened, path)
-    return [replace(other.entry(f"self-attention, {path.name}"), samples=opened.samples, shown=entry.shown)]
+        notes = (*entry.notes, FRESH)
+        return [
+            Entry(label, model, opened.samples, entry.count, entry.shown, layers=entry.layers, notes=notes)
+        ]
+    other = control_request(opened, path).entry(f"self-attention, {path.name}")
+    return [replace(entry, name=other.name, model=other.model, origin=other.origin)]

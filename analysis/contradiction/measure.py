@@ -87,9 +87,9 @@ class Contradiction(Measure):
         "residual_bin": tuple(b / BINS for b in range(BINS)),
     }
     table = (
-        Column("mediator_sensitivity", "mediator\n10⁻³ nats", interval=True, scale=1000),
-        Column("mediator_relative", "\nratio", scale=1000),
-        Column("mediator_logits", "\nlogits", scale=1000),
+        Column("mediator_sensitivity", "mediator\n10⁻³ nats", interval=True, scale=1000.0),
+        Column("mediator_relative", "\nratio", scale=1000.0),
+        Column("mediator_logits", "\nlogits", scale=1000.0),
         Column("transitivity_residual", "resid-\nual"),
         Column("transitivity_unmasked", "residual\nunmasked", interval=True),
         Column("block_rank", "block\nrank", interval=True),

@@ -172,8 +172,11 @@ class Relevance(Measure):
             )
         except NoPrediction:
             return {}
-        found: dict[str, Any] = {"predicted_class": target, "predicted_probability": probability}
-        found["relevance_by_frame"] = _by_frame(tokens, layout)
+        found: dict[str, Any] = {
+            "predicted_class": target,
+            "predicted_probability": probability,
+            "relevance_by_frame": _by_frame(tokens, layout),
+        }
         areas = np.full((len(PARTS), len(RANKINGS)), np.nan)
         for place, part in enumerate(PARTS):
             if part_count(part, layout) == 1:  # The whole clip is one part: there is no order.

@@ -1,6 +1,8 @@
 """The one loop: models, layers, scopes, seeds and clips; interruption and resumption; what it refuses."""
 
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from tests.analysis.models import clip, ids, language_model, own, video_model
 from vmp.layout import TokenLayout
 
 FEW = {"resamples": 100}
+TEXT = TokenLayout.sequence(8)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Noise(Measure):
 
     name = "noise"
     title = "Noise"
-    quantities = {"noise": Quantity("none", "a draw")}
+    quantities: ClassVar = {"noise": Quantity("none", "a draw")}
 
     def per_clip(self, view, rng):
         return {"noise": rng.standard_normal()}
@@ -34,7 +37,7 @@ class Loudness(Measure):
     name = "loudness"
     title = "Loudness"
     level = "model"
-    quantities = {"loudness": Quantity("none", "root mean square of the clip")}
+    quantities: ClassVar = {"loudness": Quantity("none", "root mean square of the clip")}
 
     def per_clip(self, view, rng):
         return {"loudness": view.clip.square().mean().sqrt()}
@@ -97,7 +100,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(model):
 def test_clips_as_a_tensor_as_samples_and_one_at_a_time_are_the_same(model):
     tensor = clip(2)
     given = [Sample(one.float(), f"clip {i}", "label") for i, one in enumerate(tensor)]
-    results = [probe(model, clips, ["decay"], layers=[0], **FEW) for clips in (tensor.float(), given, iter(tensor.float()))]  # fmt: skip
+    ways = (tensor.float(), given, iter(tensor.float()))
+    results = [probe(model, clips, ["decay"], layers=[0], **FEW) for clips in ways]
     assert all(result.data.identical(results[0].data) for result in results)
     assert results[0].provenance.clips.names == ("clip 0", "clip 1")
     assert results[1].provenance.clips.labels == ("label", "label")
@@ -140,10 +144,10 @@ def own_video():
 
 
 def test_modes_are_restored_even_after_an_error(model):
+    quiet = deepcopy(model)
     model.train()
     next(model.children()).eval()
     before = [module.training for module in model.modules()]
-    quiet = video_model(depth=2)
     assert probe(model, clip(1), [Decay()]).data.identical(probe(quiet, clip(1), [Decay()]).data)
     with pytest.raises(ValueError, match="per_clip gives 'noise'"):
         probe(model, clip(1), [Wrong({"noise": np.zeros(2)})])
@@ -160,7 +164,7 @@ class Wrong(Measure):
 
     name = "wrong"
     title = "Wrong"
-    quantities = {"noise": Quantity("none", "a draw")}
+    quantities: ClassVar = {"noise": Quantity("none", "a draw")}
 
     def per_clip(self, view, rng):
         return self.gives
@@ -192,7 +196,7 @@ REFUSED = {
     "no family": (lambda m: probe(torch.nn.Linear(2, 2), clip(1), ["decay"]), "no adapter for Linear; known families"),
     "family by name": (lambda m: probe(m, clip(1), ["decay"], family="resnet"), "family: 'resnet' is not known"),
     "no models": (lambda m: probe({}, clip(1), ["decay"]), "models: there are none"),
-    "layout": (lambda m: probe(own(), ids(1, 9), ["decay"], layout=TokenLayout.sequence(8)), "has 8 tokens and .* sees 9"),
+    "layout": (lambda m: probe(own(), ids(1, 9), ["decay"], layout=TEXT), "has 8 tokens .* sees 9"),
 }  # fmt: skip
 
 

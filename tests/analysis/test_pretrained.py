@@ -2,17 +2,15 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 import transformers
 
 from analysis.capture import family_of
-from analysis.contradiction import __main__ as contradiction
-from analysis.decay import __main__ as decay
-from analysis.decay.result import DecayResult
+from analysis.cli import main
 from analysis.inputs import MEAN, STD
 from analysis.pretrained import load_hf
-from analysis.results import from_json
 from tests.analysis.test_families import mamba, pixels, timesformer, videomae, vivit
 from vmp.checkpoint import CheckpointError
 
@@ -25,20 +23,27 @@ MODELS = {
 }
 
 
+def decay(*arguments):
+    return main(["decay", *map(str, arguments)])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_decay_of_a_folder(name, tmp_path, capsys):
-    make, said, directions = MODELS[name]
+    make, said, whole = MODELS[name]
     make().float().save_pretrained(tmp_path / "model")
     flags = ["--length", "9"] if name == "mamba" else []
-    assert decay.main(["--ckpt", str(tmp_path / "model"), "--clips", "2", "--json", *flags]) == 0
-    shown = capsys.readouterr()
-    result = from_json(DecayResult, shown.out)
-    assert said in result.provenance.checkpoint.recognised
-    assert result.whole_directions == directions
-    assert len(result.directions) == (1 if name == "mamba" else 3 * len(directions))
-    for direction in result.directions:
-        context = result.measurement(1, direction, "ssm", "effective_context_tokens")
-        assert 1 <= context.low <= context.value <= context.high
+    assert decay("--ckpt", tmp_path / "model", "--clips", 2, "--json", *flags) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert said in parsed["provenance"]["models"]["model"]["recognised"]
+    table = pd.DataFrame(parsed["summary"])
+    directions = list(dict.fromkeys(table["direction"]))
+    assert [name for name in directions if " " not in name] == list(whole)
+    assert len(directions) == (1 if name == "mamba" else 3 * len(whole))
+    context = table[table["quantity"] == "effective_context_tokens"]
+    assert len(context) == 2 * len(directions)
+    assert (context["low"] >= 1).all()
+    assert (context["low"] <= context["value"]).all()
+    assert (context["value"] <= context["high"]).all()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_folders_that_will_not_do_are_refused_in_one_line(name, tmp_path, capsys
     how, message = WRONG[name]
     broken(tmp_path, **how)
     capsys.readouterr()
-    assert decay.main(["--ckpt", str(tmp_path)]) == 2
+    assert decay("--ckpt", tmp_path) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert str(tmp_path) in shown.err
@@ -145,33 +150,31 @@ def test_weights_flags_and_settings_that_do_not_fit(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in classifier\.weight"):
         load_hf(tmp_path)
     assert load_hf(tmp_path, allow_nonfinite=True).config.depth == 2
-    assert (
-        decay.main(["--ckpt", str(tmp_path), "--frames", "8", "--variant", "paper", "--allow-nonfinite"]) == 2
-    )
+    assert decay("--ckpt", tmp_path, "--frames", 8, "--variant", "paper", "--allow-nonfinite") == 2
     assert "whose configuration holds; drop --variant, --frames\n" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("not json")
-    assert decay.main(["--ckpt", str(tmp_path)]) == 2
+    assert decay("--ckpt", tmp_path) == 2
     assert "config.json: cannot be read" in capsys.readouterr().err
 
 
 def test_a_layer_that_cannot_be_captured_is_one_line_on_the_command_line(tmp_path, capsys):
     mamba(hidden_act="gelu").float().save_pretrained(tmp_path / "model")
     capsys.readouterr()
-    assert decay.main(["--ckpt", str(tmp_path / "model"), "--length", "9"]) == 2
+    assert decay("--ckpt", tmp_path / "model", "--length", 9) == 2
     shown = capsys.readouterr().err
     assert shown == "error: layer 0: the activation of MambaMixer is 'gelu'; 'silu' is known\n"
 
 
 def test_contradiction_of_folders(tmp_path, capsys):
-    flags = ["--clips", "1", "--scope", "contribution", "--bootstrap", "100"]
+    flags = ["--clips", "1", "--scope", "contribution", "--bootstrap", "100", "--mediators", "2"]
     videomae().float().save_pretrained(tmp_path / "joint")
     timesformer("divided_space_time").float().save_pretrained(tmp_path / "divided")
     capsys.readouterr()
-    assert contradiction.main(["--ckpt", str(tmp_path / "joint"), *flags]) == 0
+    assert main(["contradiction", "--ckpt", str(tmp_path / "joint"), *flags]) == 0
     shown = capsys.readouterr().out
     assert "VideoMAEForVideoClassification" in shown
     assert "Element contradiction of joint, " in shown
-    assert contradiction.main(["--ckpt", str(tmp_path / "divided"), *flags]) == 0
+    assert main(["contradiction", "--ckpt", str(tmp_path / "divided"), *flags]) == 0
     shown = capsys.readouterr().out
     assert "TimesformerForVideoClassification" in shown
     assert "Element contradiction of divided, " in shown
@@ -181,13 +184,13 @@ def test_contradiction_of_folders(tmp_path, capsys):
 
 def test_clips_of_the_folders_own_shape_may_be_named(tmp_path, capsys):
     videomae().float().save_pretrained(tmp_path)
-    flags = ["--ckpt", str(tmp_path), "--clips", "1", "--size", "8", "--frames"]
-    assert decay.main([*flags, "4"]) == 0
+    flags = ["--ckpt", tmp_path, "--clips", 1, "--size", 8, "--frames"]
+    assert decay(*flags, 4) == 0
     capsys.readouterr()
-    assert decay.main([*flags, "8"]) == 2
+    assert decay(*flags, 8) == 2
     assert capsys.readouterr().err.endswith("whose configuration holds; drop --frames\n")
 
 
 def test_an_unknown_folder_is_as_before(tmp_path, capsys):
-    assert decay.main(["--ckpt", str(tmp_path)]) == 2
+    assert decay("--ckpt", tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1

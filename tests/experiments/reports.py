@@ -23,7 +23,7 @@ UNFINISHED = GRID.cells()[-1]
 def run_report(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.report", *map(str, arguments)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # Test workers share the cores.
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=alone)
+    return subprocess.run(command, capture_output=True, text=True, env=alone)
 
 
 @pytest.fixture(scope="session")

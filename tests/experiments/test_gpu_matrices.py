@@ -21,27 +21,37 @@ def test_what_is_wrong_is_not_timed(monkeypatch):
 def test_numbers_are_compared_by_quantity_and_scope():
     result = {
         "provenance": {"seed": 1},
-        "measurements": [
-            {"scope": "ssm", "quantity": "rate", "layer": 0, "value": 2.0, "low": None, "note": "of 3"},
-            {"scope": "ssm", "quantity": "rate", "layer": 1, "value": "Infinity", "low": 1.0, "note": ""},
+        "summary": [
+            {
+                "scope": "ssm",
+                "quantity": "rate",
+                "layer": 0,
+                "value": 2.0,
+                "low": None,
+                "high": 3,
+                "note": "of 3",
+            },
+            {"scope": "ssm", "quantity": "rate", "layer": 1, "value": "Infinity", "low": 1.0, "high": None},
         ],
-        "sums": [{"scope": "mixer", "lag_profile": [[1.0, "NaN"]]}],
+        "curves": [
+            {"scope": "mixer", "quantity": "lag_profile", "at": "1", "value": 1.0, "low": None, "high": None}
+        ],
     }
     found = probes.numbers(result)
-    assert found.count == 6
-    np.testing.assert_array_equal(found.by_name["rate", "ssm"], [2.0, math.nan, math.inf, 1.0])
+    assert found.count == 9
+    np.testing.assert_array_equal(found.by_name["rate", "ssm"], [2.0, math.nan, 3.0, math.inf, 1.0, math.nan])
 
     def apart(name, values):
         other = probes.Numbers({**found.by_name, name: np.array(values)})
         (check,) = probes.compare("decay", "model", other, found, found)
         return check
 
-    assert apart(("rate", "ssm"), [2.0, math.nan, math.inf, 1.0]).passed
-    wrong = apart(("rate", "ssm"), [2.0001, math.nan, math.inf, 1.0])
+    assert apart(("rate", "ssm"), [2.0, math.nan, 3.0, math.inf, 1.0, math.nan]).passed
+    wrong = apart(("rate", "ssm"), [2.0, math.nan, 3.0003, math.inf, 1.0, math.nan])
     assert not wrong.passed
     assert wrong.tensor == "rate, ssm"
-    assert wrong.deviation == pytest.approx(5e-5 / probes.EPS, rel=1e-6)
-    assert not apart(("rate", "ssm"), [2.0, math.nan, 9.0, 1.0]).passed
+    assert wrong.deviation == pytest.approx(1e-4 / probes.EPS, rel=1e-6)
+    assert not apart(("rate", "ssm"), [2.0, math.nan, 3.0, 9.0, 1.0, math.nan]).passed
     assert not apart(("lag_profile", "mixer"), [1.0]).passed
 
 

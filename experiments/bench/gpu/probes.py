@@ -7,7 +7,6 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -141,12 +140,12 @@ def _run(folder: str, probe: str, arguments: list[str]) -> tuple[float, str, str
     if folder not in sys.path:
         sys.path.insert(0, folder)
     torch.set_num_threads(1)
-    main = import_module(f"analysis.{probe}.__main__").main
+    main = import_module("analysis.cli").main
     out, errors, code, problem = io.StringIO(), io.StringIO(), 1, ""
     began = time.perf_counter()
     try:
         with redirect_stdout(out), redirect_stderr(errors):
-            code = main(arguments)
+            code = main([probe, *arguments])
     except Exception as error:
         problem = f"FAILED: {type(error).__name__}: {error}"[:500]
     if code and not problem:
@@ -179,28 +178,11 @@ def _take(
 def numbers(result: dict[str, Any]) -> Numbers:
     """Every number that a probe found, by quantity and scope; what says where it comes from is left out."""
     found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for name, value in result.items():
-        if name in ("measurements", "curves", "sums", "probed", "control"):
-            for key, number in _leaves(value, (name, "")):
-                found[key].append(number)
+    for row in (*result["summary"], *result["curves"]):
+        for end in (row["value"], row["low"], row["high"]):
+            known = end is None or isinstance(end, str)
+            found[row["quantity"], row["scope"]].append(NUMBERS[end] if known else float(end))
     return Numbers({key: np.array(values) for key, values in found.items()})
-
-
-def _leaves(value: Any, key: tuple[str, str]) -> Iterator[tuple[tuple[str, str], float]]:
-    """Numbers of a part of a result, each with the quantity and the scope of the record that it stands in."""
-    if isinstance(value, dict):
-        scope = value.get("scope", key[1])
-        for name, part in value.items():
-            called = str(value.get("quantity", name))
-            if name not in ("layer", "n_clips", "checkpoint", "layout"):
-                yield from _leaves(part, (called, scope))
-    elif isinstance(value, list):
-        for part in value:
-            yield from _leaves(part, key)
-    elif value is None or value in ("Infinity", "-Infinity", "NaN"):
-        yield key, NUMBERS[value]
-    elif isinstance(value, int | float):
-        yield key, float(value)
 
 
 def compare(

@@ -78,9 +78,9 @@ def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
         pd.read_csv(out / "summary.csv").set_index(["model", "quantity", "layer", "direction"]).sort_index()
     )
     index = result.number("decay_index_tokens", 1, "forward", "contribution", "paper")
-    assert table.loc["paper", "decay_index_tokens", 1, "forward"]["value"].tolist() == [index.value]
+    assert table.loc[("paper", "decay_index_tokens", 1, "forward"), "value"] == index.value
     area = result.number("deletion_area", model="attention", part="tube", ranking="gradient").value
-    assert area in table.loc["attention", "deletion_area"]["value"].tolist()
+    assert area in table.loc[("attention", "deletion_area"), "value"].tolist()
     figures = {path.stem for path in (out / "figures").glob("*.png")}
     assert {"decay_index_tokens", "contradictory_mass", "faithfulness", "deletion_tube"} <= figures
     for path in (out / "figures").glob("*.png"):

@@ -4,11 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import xarray as xr
 
+from analysis.assemble import clips_of, estimates
 from analysis.contradiction import Contradiction
 from analysis.contradiction.metrics import BINS, QUANTILES
-from analysis.engine import _estimates
 from analysis.intervals import resample_weights
 from analysis.measure import Place
 from vmp.layout import TokenLayout
@@ -17,19 +16,18 @@ SIZES = {"octave": 3, "residual_bin": BINS, "quantile": len(QUANTILES)}
 PLACE = Place("model", 2, "forward", "ssm", TokenLayout.video(3, (2, 2), "first"), True, 4)
 
 
-def estimated(*clips, **curves):
+def estimated(*clips):
     """Value, ends and note of every quantity for clips, each a mapping of what differs from 1; of left out, from 0."""
-    measure, variables = Contradiction(), {}
-    for name in (*measure.quantities, *measure.kept):
-        if name in ("contradictory_mass", "contradictory_share"):
-            continue
-        dims = measure.quantities[name].dims if name in measure.quantities else ()
-        values = np.ones((len(clips), *(SIZES[dim] for dim in dims)))
-        if not dims:
-            values = np.array([clip.get(name, float("left_out" not in name)) for clip in clips])
-        variables[name] = (("clip", *dims), curves.get(name, values))
+    measure = Contradiction()
+    dims = {**{name: quantity.dims for name, quantity in measure.quantities.items()}, **measure.kept}
+    usual = {
+        name: np.full([SIZES[dim] for dim in own], float("left_out" not in name))
+        for name, own in dims.items()
+        if name not in ("contradictory_mass", "contradictory_share")
+    }
+    given = clips_of(measure, [{**usual, **clip} for clip in clips], {}, len(clips), PLACE)
     weights = resample_weights(len(clips), 1000, 0) if len(clips) > 1 else None
-    return _estimates(measure, xr.Dataset(variables, attrs={"place": PLACE}), weights)
+    return estimates(measure, given, weights)
 
 
 TWO = (
@@ -85,7 +83,7 @@ def test_what_was_left_out_is_said_beside_the_number(quantity, left_out, percent
 
 
 def test_curves_are_means_over_clips():
-    by_lag = np.array([[np.nan, 1.0, 4.0], [np.nan, 3.0, 8.0]])
-    value, low, high, _ = estimated({}, {}, mediator_by_lag=by_lag)["mediator_by_lag"]
+    clips = ({"mediator_by_lag": np.array(by_lag)} for by_lag in ([np.nan, 1, 4], [np.nan, 3, 8]))
+    value, low, high, _ = estimated(*clips)["mediator_by_lag"]
     assert np.isnan(value[0])
     assert [part[1:].tolist() for part in (value, low, high)] == [[2, 6], [1, 4], [3, 8]]

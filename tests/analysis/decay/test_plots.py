@@ -132,8 +132,8 @@ def test_there_are_figures_of_all_that_a_result_holds():
 
 @pytest.mark.filterwarnings("error")
 def test_weights_that_are_not_finite_leave_panels_without_data(tmp_path):
-    shapes = {"lag_profile": VIDEO.length, "frame_profile": 4, "frame_matrix": (4, 4), "class_row": 4, "distance": 3,
-              "effective_context": (), "predicted": 7, "weight_matrix": (VIDEO.length,) * 2, "class_self": ()}  # fmt: skip
+    shapes = {"lag_profile": 37, "frame_profile": 4, "frame_matrix": (4, 4), "class_row": 4, "class_self": (),
+              "distance": 3, "effective_context": (), "predicted": 7, "weight_matrix": (37, 37)}  # fmt: skip
     change = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
     broken = examples.result(layers=1, change=change)
     assert write_figures(figures(broken), tmp_path)
