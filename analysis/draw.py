@@ -98,9 +98,9 @@ def model_look(index: int) -> Mapping[str, Any]:
 
 
 def label_of(result: Result, quantity: str) -> str:
-    """A quantity's name as an axis label, with its unit."""
+    """A quantity's name as an axis label, with its unit, in lines that a small panel has room for."""
     about = result.data[quantity].attrs  # Whether its measure is installed or not.
-    return Quantity(about["units"], about["long_name"]).axis_label
+    return fill(Quantity(about["units"], about["long_name"]).axis_label, 32)
 
 
 def whole_directions(result: Result, measure: str, model: str | None = None) -> list[str]:

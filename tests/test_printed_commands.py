@@ -19,7 +19,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**
 SOURCES = [path for package in ("vmp", "analysis", "experiments") for path in (ROOT / package).rglob("*.py")]
 NAMES = "|".join(command_names())
 COMMAND = re.compile(
-    rf"(?:python -m ((?:vmp|analysis|experiments)[\w.]*)|(?<![\w./-])vmp (?={NAMES}))((?: +[^\s`]+)*)"
+    rf"(?:python -m ((?:vmp|analysis|experiments)[\w.]*)|(?<![\w./-])vmp(?= (?:{NAMES})\b))((?: +[^\s`]+)*)"
 )
 
 
@@ -63,7 +63,11 @@ def command_of(module: str, words: list[str]) -> tuple[typer.core.TyperCommand, 
         app, words = app_of(names), words[module == "vmp" :]
     else:
         found = import_module(module)
-        app = found.app if hasattr(found, "app") else import_module(f"{module}.__main__").app
+        if not hasattr(found, "app"):
+            found = import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+        app = getattr(found, "app", None) or typer.Typer()
+        if not hasattr(found, "app"):
+            app.command()(found.main)
         names = words[:1]
     command = typer.main.get_command(app)
     if hasattr(command, "commands") and names and names[0] in command.commands:

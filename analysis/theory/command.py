@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, no_type_check
 
 import torch
 import typer
@@ -29,6 +29,7 @@ app = new_app()
 
 
 @app.command("theory", **HELP)
+@no_type_check  # Typer passes the context of the click that it stands on, which is no `typer.Context`.
 @partial(shared.with_request_options, without=("scope", "clips"))
 def theory(
     request_for: shared.RequestFor,

@@ -204,7 +204,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path):
     damaged = run_cli("report", "--results", tmp_path, "--out", tmp_path / "R.md", "--figures", tmp_path)
     lacking = run_cli("report", "--results", tmp_path / "none")
     assert (damaged.exit_code, lacking.exit_code) == (2, 2)
-    assert damaged.output.startswith(f"error: {tmp_path}/scan-cpu.json: not a BenchRun: ")
+    assert damaged.output.startswith(f"error: {tmp_path}/scan-cpu.json: not a run of the bench: ")
     assert damaged.output.count("\n") == 1
     assert lacking.output == f"error: {tmp_path}/none: there is no such folder of results\n"
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from experiments.bench.gpu import efficiency, matrices, models, probes, training
 from experiments.bench.gpu.correct import outcome, worst
 from experiments.bench.gpu.runner import GpuStep, run_apart
-from experiments.bench.results import BenchRun, Check, Recorder, Row, load, new_run
+from experiments.bench.results import Check, Recorder, Row, new_run, read_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def recorder(folder, resume=False):
 
 def run(folder, *steps, within=300.0, resume=False):
     complete = run_apart(steps, "cpu", recorder(folder, resume), within, Console(quiet=True))
-    return complete, load(BenchRun, folder / "gpu.json")
+    return complete, read_run(folder / "gpu.json")
 
 
 def test_whatever_ends_a_step_its_rows_are_kept_and_the_others_run(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_run_is_resumed_and_a_step_measured_again_takes_the_place_of_the_first
     again = recorder(tmp_path, resume=True)
     again.reopen(["measures"])
     again.put(Row("group", "cpu", "time", "s", samples=(7.0,)))
-    rows = load(BenchRun, tmp_path / "gpu.json").rows
+    rows = read_run(tmp_path / "gpu.json").rows
     assert {(row.group, row.samples) for row in rows if row.subject == "cpu"} == {
         ("group", (7.0,)),
         ("other", (9.0,)),
@@ -138,7 +138,7 @@ def test_every_step_runs_at_toy_sizes(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 steps, at most " in done.stderr
-    saved = load(BenchRun, tmp_path / "gpu.json")
+    saved = read_run(tmp_path / "gpu.json")
     assert saved.quick
     rows = {row.names: row for row in saved.rows}
     assert len(rows) == len(saved.rows)

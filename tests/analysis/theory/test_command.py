@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
+from analysis.cli import main
 from analysis.files import ResultError
 from analysis.theory import CLAIMS, Case, Claim, command
 from analysis.theory.captured import reading
@@ -65,7 +66,7 @@ def test_the_module_runs_and_every_claim_holds_and_fails_as_it_must():
 )
 def test_a_checkpoint_is_read_claim_by_claim_or_the_reason_is_given(tmp_path, capsys, variant, unmet):
     arguments = ["--cases", "1", "--clips", "1", "--layers", "-1", "--json"]
-    assert command.main(["--ckpt", str(saved(tmp_path, variant)), *arguments]) == 0
+    assert main(["theory", "--ckpt", str(saved(tmp_path, variant)), *arguments]) == 0
     result = TypeAdapter(TheoryResult).validate_json(capsys.readouterr().out)
     found = [finding for finding in result.findings if finding.layer is not None]
     assert {finding.claim for finding in found} == set(CLAIMS)
@@ -80,7 +81,7 @@ def test_a_checkpoint_is_read_claim_by_claim_or_the_reason_is_given(tmp_path, ca
 def test_out_holds_the_result_a_table_and_two_figures(tmp_path, capsys):
     out = tmp_path / "out"
     path = saved(tmp_path, "videomamba")
-    assert command.main(["--ckpt", str(path), "--cases", "1", "--out", str(out)]) == 0
+    assert main(["theory", "--ckpt", str(path), "--cases", "1", "--out", str(out)]) == 0
     assert "put to them" in capsys.readouterr().out
     result = TheoryResult.load(out / "result.json")
     with (out / "theory.csv").open(newline="") as file:
@@ -118,7 +119,7 @@ def symmetric(case: Case, dropped: str | None) -> float:
 )
 def test_what_is_not_as_claimed_ends_in_exit_code_1(monkeypatch, capsys, claim, said):
     monkeypatch.setitem(CLAIMS, claim.id, claim)
-    assert command.main(["--cases", "1"]) == 1
+    assert main(["theory", "--cases", "1"]) == 1
     shown = capsys.readouterr().out
     assert said in shown
     assert f"NOT AS CLAIMED: {claim.id}" in shown
@@ -139,7 +140,7 @@ def test_what_is_not_as_claimed_ends_in_exit_code_1(monkeypatch, capsys, claim, 
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path, capsys, checkpoint, arguments, said):
     given = ["--ckpt", str(saved(tmp_path, checkpoint))] if checkpoint else []
-    assert command.main(["--cases", "1", *given, *arguments]) == 2
+    assert main(["theory", "--cases", "1", *given, *arguments]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: ")
@@ -175,5 +176,5 @@ def test_an_interrupted_run_promises_nothing_that_it_does_not_keep(capsys, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "run", interrupted)
-    assert command.main(["--cases", "1"]) == 130
+    assert main(["theory", "--cases", "1"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
