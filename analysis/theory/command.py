@@ -29,8 +29,8 @@ app = new_app()
 
 
 @app.command("theory", **HELP)
-@no_type_check  # Typer passes the context of the click that it stands on, which is no `typer.Context`.
 @partial(shared.with_request_options, without=("scope", "clips"))
+@no_type_check  # Typer passes the context of the click that it stands on, which is no `typer.Context`.
 def theory(
     request_for: shared.RequestFor,
     context: typer.Context,
