@@ -268,7 +268,7 @@ class Result:
             if column not in COLUMNS:
                 raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
             if wanted is not None:
-                several = [wanted] if isinstance(wanted, str | int) else list(wanted)
+                several: list[Any] = [wanted] if isinstance(wanted, str | int) else list(wanted)
                 known = self._axes.get(column, [])
                 unknown = [one for one in several if known and one not in (*known, WHOLE)]
                 if unknown:
