@@ -243,7 +243,8 @@ def _one_clip(
                         out.take(
                             measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name])
                         )
-                out.step(" ".join(filter(None, [f"layer {layer}", direction])))
+                if by_layer:
+                    out.step(" ".join(filter(None, [f"layer {layer}", direction])))
     for measure in measures:
         if measure.level == "model":
             values = measure.per_clip(whole, np.random.default_rng([seed, index]))

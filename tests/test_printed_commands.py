@@ -88,6 +88,8 @@ def refusal(command: typer.core.TyperCommand, arguments: list[str]) -> str:
 
 @pytest.mark.parametrize(("module", "words"), printed().values(), ids=printed().keys())
 def test_a_printed_command_is_one_that_there_is(module, words):
+    if module == "vmp" and not words:
+        return  # `python -m vmp` alone, which has two commands.
     if words[:1] in (["inspect"], ["sizes"]):
         _parser().parse_args(words)
         return

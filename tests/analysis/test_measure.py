@@ -180,7 +180,7 @@ def test_a_toy_goes_all_the_way(installed, tmp_path, capsys):
     assert again.data.identical(result.data)
     assert list(again.measures) == ["toy", "decay"]
     assert "What a token keeps to itself, scope contribution" in again._repr_html_()
-    names = Toy().figures(again, again.model)
+    names = figures_of(Toy(), again, again.model)
     assert list(names) == ["kept_share_ssm", "kept_share_contribution"]
     save_checkpoint(video_model(depth=1).float(), tmp_path / "small.safetensors")
     command = ["probe", "--ckpt", str(tmp_path / "small.safetensors"), "--clips", "2", "--bootstrap", "100"]

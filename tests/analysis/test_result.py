@@ -83,7 +83,9 @@ def test_summary_filters_and_lists_curves():
     assert len(some) == 2 * 2
     assert set(some["layer"]) == {1}
     assert len(result.summary(measure="decay")) == len(result.summary())
-    assert len(result.summary(measure="contradiction")) == 0
+    for wrong in ({"measure": "contradiction"}, {"direction": "sideways"}, {"layer": 7}):
+        with pytest.raises(KeyError, match="there are"):
+            result.summary(**wrong)
     curve = result.curve("lag_profile", 1, "backward", "ssm", "scan")
     for asked in (
         result.summary("lag_profile"),
@@ -239,7 +241,10 @@ def test_plots_are_found_by_name_or_listed():
 
 
 OLD = {
-    "result.json": ("{}", r"result.json: a result of toolkit 0\.1\.0 or before"),
+    "result.json": (
+        '{"provenance": {"toolkit": "0.0.9"}}',
+        r"result.json: was written by toolkit 0\.0\.9, when",
+    ),
     "provenance.json": ('{"format": 1}', "provenance.json: of format 1; this toolkit reads 2; probe again"),
     "data.nc": ("", r"holds no result \(no provenance.json\)"),
 }

@@ -75,7 +75,7 @@ def test_a_checkpoint_is_read_claim_by_claim_or_the_reason_is_given(tmp_path, ca
     assert {finding.claim for finding in out} == unmet
     assert all(finding.note and finding.deviation is None for finding in out)
     assert all(finding.deviation <= 1e-10 for finding in found if finding not in out)
-    assert result.provenance.dtype == "float64"
+    assert {model.dtype for model in result.provenance.models.values()} == {"float64"}
 
 
 def test_out_holds_the_result_a_table_and_two_figures(tmp_path, capsys):
