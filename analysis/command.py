@@ -29,7 +29,7 @@ from analysis.files import ResultError, check_replaceable, replacing
 from analysis.inputs import DEFAULT_SOURCE, InputError
 from analysis.measure import Column, Measure
 from analysis.request import DEFAULT_CLIPS, DEFAULT_LENGTH, Opened, Request, RequestError, name_of
-from analysis.result import WRITTEN, Result, with_notes
+from analysis.result import PROVENANCE, WRITTEN, Result, with_notes
 from analysis.tables import gap_lines, heading, tables
 from analysis.terminal import progress_bar
 from analysis.unfinished import Unfinished
@@ -187,7 +187,7 @@ def session(out: Path | None, written: Collection[str]) -> Iterator[Session]:
     """
     keep = None
     if out is not None:
-        check_replaceable(out, written)
+        check_replaceable(out, written, PROVENANCE if PROVENANCE in written else None)
         resolved = out.resolve()
         keep = Unfinished(resolved.with_name(f"{resolved.name}.unfinished"))
     with progress_bar(TimeElapsedColumn()) as progress:
@@ -289,7 +289,7 @@ def write(
     """
     from analysis.draw import write_figures
 
-    with replacing(out, OUTPUTS) as new:
+    with replacing(out, OUTPUTS, PROVENANCE) as new:
         result.write_into(new)
         write_figures(figures(new), new / FIGURES, drawn)
 

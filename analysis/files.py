@@ -36,30 +36,32 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def check_replaceable(directory: Path, names: Collection[str]) -> None:
+def check_replaceable(directory: Path, names: Collection[str], mark: str | None = None) -> None:
     """Check that `replacing` could put a folder at a place.
 
     Args:
         directory: where the folder would stand.
         names: every name that an earlier run may have written into it.
+        mark: the one of them that each earlier run wrote, so that a folder without it is another's.
 
     Raises:
         ResultError: The folder could not be put there; the message says why.
     """
     try:
-        _check_replaceable(directory, names)
+        _check_replaceable(directory, names, mark)
     except OSError as error:
         raise ResultError(f"{directory}: cannot be written to: {error.strerror}") from error
 
 
-def _check_replaceable(directory: Path, names: Collection[str]) -> None:
+def _check_replaceable(directory: Path, names: Collection[str], mark: str | None) -> None:
     if directory.is_symlink() and not directory.exists():
         raise ResultError(f"{directory}: is a link to nothing; an output folder is needed")
     target = directory.resolve()
     if target.exists() and not target.is_dir():
         raise ResultError(f"{directory}: is a file; an output folder is needed")
     if target.is_dir():
-        foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in names)
+        there = sorted(entry.name for entry in target.iterdir())
+        foreign = there if mark and mark not in there else [name for name in there if name not in names]
         if foreign:
             raise ResultError(
                 f"{directory}: holds {foreign[0]!r}, which no earlier run wrote; name another folder"
@@ -81,7 +83,7 @@ def _prefix(directory: Path, kind: str = "") -> str:
 
 
 @contextmanager
-def replacing(directory: Path, names: Collection[str]) -> Iterator[Path]:
+def replacing(directory: Path, names: Collection[str], mark: str | None = None) -> Iterator[Path]:
     """Give an empty folder that takes the place of another when the block ends, or vanishes where the block fails.
 
     An earlier folder, or the folder that a link leads to, is replaced as a whole. It is replaced only where everything
@@ -90,6 +92,7 @@ def replacing(directory: Path, names: Collection[str]) -> Iterator[Path]:
     Args:
         directory: the folder that is replaced; it need not exist.
         names: every name that an earlier run may have written into it.
+        mark: as in `check_replaceable`.
 
     Yields:
         The new folder, which stands beside `directory` until the block ends.
@@ -97,7 +100,7 @@ def replacing(directory: Path, names: Collection[str]) -> Iterator[Path]:
     Raises:
         ResultError: The folder could not be put there, as `check_replaceable` finds.
     """
-    check_replaceable(directory, names)
+    check_replaceable(directory, names, mark)
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent))

@@ -381,7 +381,7 @@ class Result:
         Raises:
             ResultError: where the folder cannot be written or holds files of others.
         """
-        with replacing(Path(folder), WRITTEN) as new:
+        with replacing(Path(folder), WRITTEN, PROVENANCE) as new:
             self.write_into(new)
         return Path(folder)
 

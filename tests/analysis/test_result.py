@@ -303,6 +303,13 @@ def test_a_save_that_fails_leaves_the_earlier_result(tmp_path, monkeypatch):
         made().save(tmp_path / "out")
 
 
+def test_a_folder_with_a_summary_of_someone_else_is_not_replaced(tmp_path):
+    (tmp_path / "summary.csv").write_text("years of work")
+    with pytest.raises(ResultError, match=r"holds 'summary\.csv', which no earlier run wrote"):
+        made().save(tmp_path)
+    assert (tmp_path / "summary.csv").read_text() == "years of work"
+
+
 def test_a_folder_appears_whole_and_replaces_only_its_own_kind(tmp_path):
     target = tmp_path / "deep" / "out"
     for turn in ("first", "second"):

@@ -41,8 +41,8 @@ def site_of(model, tokens, direction=None, scopes=SCOPES):
         return SiteRun(model, Sample(tokens, "clip"), 1, hidden, given, scopes, (1,), None, None)
 
 
-def layer_of(scopes=SCOPES, **fields):
-    torch.manual_seed(0)
+def layer_of(scopes=SCOPES, weights=0, **fields):
+    torch.manual_seed(weights)
     return site_of(video_model(**fields), clip(batch=1)[0], scopes=scopes)
 
 
@@ -196,10 +196,10 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize("states", [1, 4])
 def test_one_state_is_transitive_and_of_rank_one_and_more_states_are_not(states):
-    found = measured(layer_of(("ssm",), variant="videomamba", d_state=states), 6)
+    found = measured(layer_of(("ssm",), weights=1, variant="videomamba", d_state=states), 6)
     assert len(found) == 2
     for values in found.values():
-        assert values["mediator_sensitivity"] > 1e-4  # Far above rounding in float64.
+        assert values["mediator_sensitivity"] > 1e-3  # Far above rounding in float64.
         if states == 1:
             assert values["transitivity_residual"] < 1e-12
             assert values["block_rank"] == pytest.approx(1)
