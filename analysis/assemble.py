@@ -10,7 +10,7 @@ import numpy as np
 import xarray
 
 from analysis.intervals import MOST_UNDEFINED, percentile_interval
-from analysis.measure import Measure, Place, Quantity
+from analysis.measure import Measure, Place, Quantity, weight_unit
 from analysis.unfinished import Key
 
 
@@ -19,29 +19,32 @@ def own_axes(measure: Measure) -> dict[str, tuple[str, ...]]:
     return {**{name: q.dims for name, q in measure.quantities.items()}, **dict(measure.kept)}
 
 
+def check_shapes(measure: Measure, given: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError where what one clip gave does not fit the measure's axes, or the first clip."""
+    dims, said = own_axes(measure), f"measure {measure.name}: per_clip gives"
+    if first.keys() != given.keys():
+        raise ValueError(f"{said} other names for one clip than for another")
+    for name, value in given.items():
+        if name not in dims or value.ndim != len(dims[name]):
+            wanted = f"axes {dims[name]}" if name in dims else "no such quantity, nor is it among `kept`"
+            raise ValueError(f"{said} {name!r} of shape {value.shape}; it states {wanted}")
+        if value.shape != first[name].shape:
+            raise ValueError(
+                f"{said} {name!r} of shape {value.shape}, and {first[name].shape} for the first clip"
+            )
+
+
 def clips_of(
     measure: Measure,
     clips: Sequence[Mapping[str, np.ndarray]],
     sums: Mapping[str, np.ndarray],
-    n: int,
     place: Place,
 ) -> xarray.Dataset:
-    """What one place gave, clip by clip, checked against the axes that the measure states."""
+    """What one place gave, clip by clip, along the axes that the measure states; the mean of what is summed."""
     dims = own_axes(measure)
-    variables: dict[str, Any] = {}
-    if len({frozenset(clip) for clip in clips}) > 1:
-        raise ValueError(f"measure {measure.name}: per_clip gives other names for one clip than for another")
-    for name in clips[0]:
-        values = np.stack([clip[name] for clip in clips])
-        if name not in dims or values.ndim != 1 + len(dims[name]):
-            wanted = f"axes {dims[name]}" if name in dims else "no such quantity, nor is it among `kept`"
-            raise ValueError(
-                f"measure {measure.name}: per_clip gives {name!r} of shape {values.shape[1:]}; it states {wanted}"
-            )
-        variables[name] = (("clip", *dims[name]), values)
-    for name, total in sums.items():
-        variables[name] = (dims[name], total / n)
-    return xarray.Dataset(variables, attrs={"place": place})
+    stacked = {name: (("clip", *dims[name]), np.stack([clip[name] for clip in clips])) for name in clips[0]}
+    means = {name: (dims[name], total / len(clips)) for name, total in sums.items()}
+    return xarray.Dataset({**stacked, **means}, attrs={"place": place})
 
 
 Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -157,7 +160,7 @@ class Variables:
         return np.array(names, dtype=object)
 
     def variables(self, measures: Sequence[Measure]) -> dict[str, Any]:
-        out: dict[str, Any] = {}
+        out: dict[str, Any] = self._weight_units()
         for measure in measures:
             mine = [(place, clips, found) for m, place, clips, found in self._put if m is measure]
             placed = measure.level == "matrix"
@@ -178,6 +181,15 @@ class Variables:
                         axes, self._laid(axes, placed, "layer", parts), {"role": "clips", "measure": measure.name},
                     )  # fmt: skip
         return out
+
+    def _weight_units(self) -> dict[str, Any]:
+        """The unit of W layer by layer, as a model may have scans in some and self-attention in others."""
+        placed = [place for _, place, _, _ in self._put if place.layer >= 0]
+        units = np.full((len(self._models), len(self._layers), len(self._scopes)), "", dtype=object)
+        for place in placed:
+            model, layer, _, scope = self._at(place, self._layers)
+            units[model, layer, scope] = weight_unit(place.scope, place.is_scan)
+        return {"weight_unit": (("model", "layer", "scope"), units)} if placed else {}
 
     def _quantity(
         self, measure: Measure, name: str, quantity: Quantity,

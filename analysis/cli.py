@@ -141,4 +141,6 @@ def main(arguments: Sequence[str] | None = None, program: str = "vmp") -> int:
     title = program if program != "vmp" else f"vmp {name}"
     # Commands of other packages raise plain ValueErrors for their users.
     errors: tuple[type[Exception], ...] = USER_ERRORS if own else (ValueError, *USER_ERRORS)
-    return run_app(app, given[1:], title, errors=errors, resumes=own and name not in ("theory", *_VMP))
+    return run_app(
+        app, given[1:], title, errors=errors, resumes="--out" if own and name not in ("theory", *_VMP) else ""
+    )

@@ -122,12 +122,14 @@ def plot_by_layer(
     *,
     model: str | None = None,
     direction: str | None = None,
+    **own: Any,
 ) -> Axes:
     """One quantity by layer and direction with intervals over clips; gaps are left open, arrows go beyond.
 
     Args:
         scope: the result's first where None. model: its only one; all of a comparison where None.
         direction: that one alone.
+        own: the place on each of the quantity's own axes, such as `ranking="random"`.
 
     Raises:
         ValueError: where no model has the direction.
@@ -142,7 +144,7 @@ def plot_by_layer(
         raise ValueError(f"no direction {direction!r} in any model; there are {', '.join(known)}")
     for shift, (name, where) in zip(shifts(len(lines), 0.03 * min(len(lines), 4)), lines, strict=True):
         layers = result.layers_of(name)
-        rows = [result.number(quantity, layer, where, scope, name) for layer in layers]
+        rows = [result.number(quantity, layer, where, scope, name, **own) for layer in layers]
         look = look_of(where) if len(models) == 1 else model_look(result.models.index(name))
         if len(models) > 1 and direction is None and where.startswith("backward"):
             look = {**look, "markerfacecolor": "white"}
@@ -150,7 +152,8 @@ def plot_by_layer(
         points(ax, np.array(layers) + shift, rows, label, look)
     ax.set_ylabel(label_of(result, quantity))
     layer_axis(ax, [layer for name in models for layer in result.layers_of(name)])
-    ax.set_title(f"scope {scope}" if direction is None else f"{direction}, scope {scope}")
+    said = [f"{axis} {place}" for axis, place in own.items()]
+    ax.set_title(", ".join(filter(None, [direction, *said, f"scope {scope}"])))
     ax.legend(loc="best")
     return ax
 

@@ -6,6 +6,7 @@ its own input, so that memory does not grow with depth, and a measure may ask wh
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from analysis.assemble import Variables, clips_of, estimates
+from analysis.assemble import Variables, check_shapes, clips_of, estimates
 from analysis.capture import Capture, CaptureError, Family, family_of, layer_inputs
 from analysis.capture.recorder import Layout, layer_indices
 from analysis.inputs import DistinctFrames, Sample, as_samples, digest_of
@@ -31,7 +32,6 @@ from analysis.measure import (
     as_measures,
     numpy_of,
     views,
-    weight_unit,
 )
 from analysis.precision import full_precision
 from analysis.provenance import Clips, ModelOrigin, origin_of, provenance, toolkit_version
@@ -80,8 +80,8 @@ def probe(
     *,
     layers: Sequence[int] | None = None,
     scopes: str | Sequence[str] = ("ssm",),
-    layout: Layout | None = None,
-    family: Family | str | None = None,
+    layout: Layout | Mapping[str, Layout] | None = None,
+    family: Family | str | Mapping[str, Family | str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     resume: Path | str | None = None,
@@ -95,8 +95,10 @@ def probe(
         measures: instances or names; decay and contradiction where None.
         layers: indices from 0, negative from the end; all where None.
         scopes: one or more of `ssm`, `mixer` and `contribution`, or `all`.
-        layout: where class tokens, frames and patches lie, for a model of your own whose family cannot know it.
-        family: how the model's mixers are found, where its class is not known: a `Family` or the name of one.
+        layout: where class tokens, frames and patches lie, for a model of your own whose family cannot know it; or
+            {"name": layout, ...} for those models of a comparison that need one.
+        family: how the model's mixers are found, where its class is not known: a `Family` or the name of one; or
+            {"name": family, ...}.
         resamples: of the bootstrap over clips.
         seed: of all that is drawn; the same seed gives the same bits.
         resume: a folder in which finished clips wait, so that the same call goes on after an interruption.
@@ -114,9 +116,10 @@ def probe(
     if not models:
         raise ValueError('models: there are none; give a module, or {"name": module, ...} for a comparison')
     samples = as_samples(clips)
+    layouts, families = _by_model("layout", layout, models), _by_model("family", family, models)
     entries = [
         Entry(name, one, lambda: samples, len(samples), {"clips": digest_of(samples)},
-              family=family_of(one, family), layout=layout)
+              family=family_of(one, families.get(name)), layout=layouts.get(name))
         for name, one in models.items()
     ]  # fmt: skip
     return run(
@@ -132,6 +135,15 @@ def probe(
         discard=True,
         progress=progress,
     )
+
+
+def _by_model(what: str, given: Any, models: Mapping[str, nn.Module]) -> Mapping[str, Any]:
+    """An argument of `probe` by model, where it is given for all of them or by name."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(models, given)
+    if unknown := [name for name in given if name not in models]:
+        raise ValueError(f"{what}: no model named {unknown[0]!r}; there are {', '.join(models)}")
+    return given
 
 
 @full_precision()
@@ -197,6 +209,8 @@ def run(
 
 def _layers(entry: Entry, layers: Sequence[int] | None) -> list[int]:
     chosen = layers if entry.layers is None else entry.layers
+    if chosen is not None and not len(chosen):
+        raise ValueError("layers: there are none; name one or more, or leave it out for all")
     return layer_indices(chosen, len(_family(entry).mixers(entry.model)))
 
 
@@ -226,23 +240,13 @@ def _one_clip(
             _check_inputs(layer, inputs.get(layer, []))
             rngs = {m.name: np.random.default_rng([seed, index, layer]) for m in by_layer}
             for hidden, direction in inputs[layer]:
-                site = SiteRun(
-                    entry.model,
-                    sample,
-                    layer,
-                    hidden,
-                    direction,
-                    scopes,
-                    tuple(layers),
-                    entry.family,
-                    entry.layout,
-                )
+                site = SiteRun(entry.model, sample, layer, hidden, direction, scopes, tuple(layers), entry.family,
+                               entry.layout)  # fmt: skip
                 out.see(site)
                 for measure in by_layer:
                     for view in views(site, measure):
-                        out.take(
-                            measure.name, view.place(entry.name), measure.per_clip(view, rngs[measure.name])
-                        )
+                        values = measure.per_clip(view, rngs[measure.name])
+                        out.take(measure.name, view.place(entry.name), values)
                 if by_layer:
                     out.step(" ".join(filter(None, [f"layer {layer}", direction])))
     for measure in measures:
@@ -276,7 +280,7 @@ class _Collected:
 
     def __init__(self, entry: Entry, measures: Sequence[Measure], total: int, progress: Progress | None):
         self.entry, self._total, self._progress = entry, total, progress
-        self._summed = {m.name: m.summed for m in measures}
+        self._measures = {m.name: m for m in measures}
         self.clips: dict[str, dict[Key, list[dict[str, np.ndarray]]]] = {m.name: {} for m in measures}
         self.sums: dict[str, dict[Key, dict[str, np.ndarray]]] = {m.name: {} for m in measures}
         self.places: dict[tuple[str, Key], Place] = {}
@@ -287,6 +291,7 @@ class _Collected:
         self.shape: tuple[int, ...] = ()
         self.about: dict[str, Any] = {"dtype": "", "backend": "", "residual": ""}
         self._latest: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
+        self._first: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
 
     def see(self, site: SiteRun) -> None:
         """Note what a layer ran as."""
@@ -297,10 +302,6 @@ class _Collected:
             self.about["backend"] = capture.backend()
         if isinstance(capture, Capture):
             self.about["residual"] = capture.terms.residual
-
-    @property
-    def is_scan(self) -> bool:
-        return any(place.is_scan for place in self.places.values())
 
     def shown(self, sample: Sample) -> None:
         self.names.append(sample.name)
@@ -317,9 +318,11 @@ class _Collected:
 
     def _add(self, measure: str, place: Place, arrays: dict[str, np.ndarray]) -> None:
         key = (place.layer, place.direction, place.scope)
+        check_shapes(self._measures[measure], arrays, self._first.setdefault((measure, key), arrays))
         self._latest[measure, key] = arrays
         self.places[measure, key] = place
-        kept = {name: value for name, value in arrays.items() if name not in self._summed[measure]}
+        summed = self._measures[measure].summed
+        kept = {name: value for name, value in arrays.items() if name not in summed}
         self.clips[measure].setdefault(key, []).append(kept)
         sums = self.sums[measure].setdefault(key, {})
         for name in arrays.keys() - kept.keys():
@@ -375,17 +378,9 @@ def _result(
         for one in found:
             for key, clips in one.clips[measure.name].items():
                 place = one.places[measure.name, key]
-                data = clips_of(measure, clips, one.sums[measure.name][key], n, place)
+                data = clips_of(measure, clips, one.sums[measure.name][key], place)
                 table.put(measure, place, data, estimates(measure, data, weights))
-    units = xr.DataArray(
-        np.array([[weight_unit(s, one.is_scan) for s in scopes] for one in found], dtype=object),
-        dims=("model", "scope"),
-    )
-    layered = any(m.level == "matrix" for m in measures)
-    data = xr.Dataset(
-        {**table.variables(measures), **({"weight_unit": units} if layered else {})},
-        coords=table.coords(measures),
-    )
+    data = xr.Dataset(table.variables(measures), coords=table.coords(measures))
     origin = provenance(
         command,
         seed,
@@ -465,12 +460,12 @@ def _depends(
         "layers": None if layers is None else list(layers),
         "scopes": list(scopes),
         "seed": seed,
-        "measures": {m.name: m.settings for m in measures},
+        "measures": {m.name: [m.settings, _text(type(m).per_clip)] for m in measures},
         "models": [
             {
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
-                "layout": repr(entry.layout),
+                "layout": _text(entry.layout),
                 "family": _family(entry).NAME,
                 "layers": entry.layers,
                 **entry.shown,
@@ -478,6 +473,14 @@ def _depends(
             for entry in entries
         ],
     }
+
+
+def _text(thing: object) -> str:
+    """The source of a function, so that an edited one is not taken for what ran before; of others, the repr."""
+    try:
+        return inspect.getsource(thing)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return repr(thing)
 
 
 @contextmanager

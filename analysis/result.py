@@ -95,16 +95,24 @@ class Result:
         """Where the tokens of a model lie."""
         return self.provenance.models[model or self.model].layout
 
-    def directions(self, measure: str, model: str | None = None) -> tuple[str, ...]:
-        """The directions in which a model has a measure's quantities, sides of self-attention among them."""
+    def directions(self, measure: str, model: str | None = None, layer: int | None = None) -> tuple[str, ...]:
+        """The directions in which a model, or one layer of it, has a measure's quantities.
+
+        Sides of self-attention are among them.
+        """
         if measure not in self._measured:
             return ()
-        there = self._measured[measure][self._axes["model"].index(model or self.model)].any(axis=(0, 2))
-        return tuple(name for name, has in zip(self._axes["direction"], there, strict=True) if has)
+        there = self._measured[measure][self._axes["model"].index(model or self.model)]
+        chosen = there if layer is None else there[[self._axes["layer"].index(layer)]]
+        return tuple(
+            name for name, has in zip(self._axes["direction"], chosen.any(axis=(0, 2)), strict=True) if has
+        )
 
-    def weight_unit(self, scope: str, model: str | None = None) -> str:
-        """The unit of the weights W of a model in a scope."""
-        return str(self._values("weight_unit", {"model": model or self.model, "scope": scope}))
+    def weight_unit(self, scope: str, layer: int | None = None, model: str | None = None) -> str:
+        """The unit of the weights W in a scope of a layer, of the first that was probed where None is given."""
+        model = model or self.model
+        at = {"model": model, "layer": self.layers_of(model)[0] if layer is None else layer, "scope": scope}
+        return str(self._values("weight_unit", at))
 
     @property
     def n_clips(self) -> int:
@@ -147,9 +155,15 @@ class Result:
         """One number; a gap where it is another model that has such a place.
 
         Raises:
-            KeyError: with what there is, where no model has such a place.
+            KeyError: with what there is, where no model has such a place, and where a quantity with axes of its own is
+                not given a place on each.
         """
         at = self._at(quantity, layer, direction, scope, model, own)
+        whole = [str(d) for d in self.data.variables[quantity].dims if d not in at]
+        if whole:
+            raise KeyError(
+                f"{quantity}: name a place along {', '.join(whole)}, or take the array that curve() gives"
+            )
         found = (self._values(name, at) for name in (quantity, f"{quantity}_low", f"{quantity}_high"))
         value, low, high = (np.nan if end is None else float(end) for end in found)
         note = self._notes(quantity).get(_key(at.values()), "")
@@ -172,7 +186,7 @@ class Result:
         if value is None or not (there or np.isfinite(value).any()):
             return None
         unit = self._attributes(quantity)["units"]
-        return Curve(value, low, high, self.weight_unit(scope, at["model"]) if unit == "W" else unit)
+        return Curve(value, low, high, self.weight_unit(scope, layer, at["model"]) if unit == "W" else unit)
 
     def has(
         self, quantity: str, model: str, layer: int = -1, direction: str = "", scope: str = "", **_: Any
@@ -200,6 +214,8 @@ class Result:
         given = {"model": model or self.model, "direction": direction, "scope": scope, **own}
         given |= {d: layer for d in dims if d.endswith("layer")}
         at = {d: given[d] for d in dims if d in given}
+        if foreign := [name for name in own if name not in dims]:
+            raise KeyError(f"{quantity}: has no axis {foreign[0]!r}; it has {', '.join(dims)}")
         for axis, value in at.items():
             if value not in self._axes[axis]:
                 known = ", ".join(map(str, self._axes[axis]))
@@ -247,13 +263,8 @@ class Result:
         Raises:
             KeyError: for an unknown quantity or column.
         """
-        names = (
-            self.quantities
-            if quantities is None
-            else [quantities]
-            if isinstance(quantities, str)
-            else quantities
-        )
+        every = self.quantities if quantities is None else quantities
+        names = [every] if isinstance(every, str) else list(every)
         unknown = [name for name in names if name not in self.quantities]
         if unknown:
             raise KeyError(f"no quantity {unknown[0]!r}; there are {', '.join(self.quantities)}")
@@ -295,25 +306,15 @@ class Result:
             sizes = self.provenance.models[place[0]].sizes
             shape = [sizes.get(d, len(names)) for d, names in zip(own, labels, strict=True)]
             spot = (*place[1:],) if placed else (None, "", WHOLE)
-            unit = self.weight_unit(place[3], place[0]) if about["units"] == "W" else about["units"]
+            unit = self.weight_unit(place[3], place[1], place[0]) if about["units"] == "W" else about["units"]
             for inner in np.ndindex(*shape):
                 at = (*index, *inner)
                 named = [names[i] for names, i in zip(labels, inner, strict=True)]
                 ends = (np.nan if end is None else float(end[at]) for end in (low, high))
                 note = notes.get(_key([*place, *named]), "") if notes else ""
                 where = ", ".join(map(str, named))
-                yield (
-                    place[0],
-                    about["measure"],
-                    *spot,
-                    quantity,
-                    where,
-                    unit,
-                    float(values[at]),
-                    *ends,
-                    n,
-                    note,
-                )
+                value = float(values[at])
+                yield place[0], about["measure"], *spot, quantity, where, unit, value, *ends, n, note
 
     # Showing.
 
@@ -323,7 +324,8 @@ class Result:
         Args:
             what: a quantity with a number in each layer, drawn by layer; or the name of a plot.
             where: what the plot takes, such as `layer=3`, `scope="mixer"`, `direction="backward"` or `model="a"`. The
-                first layer that was probed is drawn where none is named.
+                first layer that was probed is drawn where none is named, and the first model by a plot of one model,
+                whose title then names it.
 
         Raises:
             KeyError: with what there is, for another plot or another argument.
@@ -336,11 +338,16 @@ class Result:
             foreign = [name for name in where if name not in taken]
             if foreign:
                 raise KeyError(f"plot {what!r} takes no {foreign[0]!r}; it takes {', '.join([*taken][1:])}")
-            layers = self.layers_of(where.get("model") or self.model)
+            model = where.get("model") or self.model
+            layers = self.layers_of(model)
             if "layer" in taken and layers:
                 layer = where.get("layer", layers[0])
                 where["layer"] = layers[layer] if -len(layers) <= layer < 0 else layer
-            return made[what](self, ax=ax, **where)
+            drawn = made[what](self, ax=ax, **where)
+            if "model" in taken and len(self.models) > 1:
+                side = next((loc for loc in ("left", "right") if drawn.get_title(loc)), "center")
+                drawn.set_title(", ".join(filter(None, [model, drawn.get_title(side)])), loc=side)
+            return drawn
         numbers = [
             name
             for name in self.quantities

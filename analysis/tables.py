@@ -8,16 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pandas import NA
 from rich import box
 from rich.table import Table
 
+from analysis.intervals import Number
 from analysis.measure import Column, Measure
 from vmp.layout import TokenLayout
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.result import Number, Result
+    from analysis.result import Result
+
+
+PLACES = ("quantity", "model", "layer", "direction", "scope", "at", "unit")
+"""Columns of a tidy table that say which number a row is."""
 
 
 def number(value: float | None, beyond: int | None = None) -> str:
@@ -67,31 +73,47 @@ def plain_table(title: str, caption: str | None = None, *, padding: tuple[int, i
 
 
 def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
-    """One table a scope and model: a row for each layer and direction, a column for each `Column` of the measure."""
-    if measure.level == "model":
-        yield _of_models(measure, result)
-        return
-    last = (result.scopes[-1], result.models[-1]) if result.scopes else None
+    """A row for each layer and direction, or model, and a column for each `Column`; listed quantities stand below."""
+    if columns_of(measure):
+        yield from [_of_models(measure, result)] if measure.level == "model" else _by_place(measure, result)
+    listed = [name for name, quantity in measure.quantities.items() if quantity.listed and quantity.dims]
+    if listed and not measure.table:
+        yield listing(f"{measure.title}, entry by entry", result.summary(listed), measure.caption)
+
+
+def _by_place(measure: Measure, result: Result) -> Iterator[Table]:
+    """One table a scope and model."""
+    last = (result.scopes[-1], result.models[-1])
     for scope in result.scopes:
         for model in result.models:
             of = f" of {model}" if len(result.models) > 1 else ""
             caption = measure.caption if (scope, model) == last or len(result.models) == 1 else None
-            table = plain_table(f"{measure.title}{of}, scope {scope}", caption)
+            table, columns = plain_table(f"{measure.title}{of}, scope {scope}", caption), columns_of(measure)
             table.add_column("layer", justify="right")
             table.add_column("direction")
-            columns = columns_of(measure)
             for column in columns:
                 table.add_column(column.heading, justify="right")
+            layout = result.layout(model)
             for layer in result.layers_of(model):
-                for direction in result.directions(measure.name, model):
-                    row = (
-                        cell(
-                            result.number(c.quantity, layer, direction, scope, model), c, result.layout(model)
-                        )
-                        for c in columns
-                    )
+                for direction in result.directions(measure.name, model, layer):
+                    found = (result.number(c.quantity, layer, direction, scope, model) for c in columns)
+                    row = (cell(one, c, layout) for one, c in zip(found, columns, strict=True))
                     table.add_row(str(layer), direction, *row)
             yield table
+
+
+def listing(title: str, summary: pd.DataFrame, caption: str = "") -> Table:
+    """A row for each number of a tidy table, for what no measure lays out."""
+    table = plain_table(title, caption)
+    # One model is named by what stands above the table.
+    columns = [name for name in PLACES if len(set(summary[name].dropna()) - {""}) > (name == "model")]
+    for name in (*columns, "value"):
+        table.add_column("entry" if name == "at" else name, justify="right" if name == "value" else "left")
+    for row in summary.itertuples():
+        found = Number(row.value, row.low, row.high, row.unit)  # type: ignore[arg-type]
+        places = ("-" if value is NA else str(value) for value in (getattr(row, name) for name in columns))
+        table.add_row(*places, with_interval(found))
+    return table
 
 
 def _of_models(measure: Measure, result: Result) -> Table:
@@ -116,7 +138,11 @@ def columns_of(measure: Measure) -> Sequence[Column]:
 
 def tables(result: Result) -> Iterator[Table]:
     """The tables of every measure of a result; several models stand side by side."""
-    for measure in result.measures.values():
+    for name in result.provenance.measures:
+        measure = result.measures.get(name)
+        if measure is None:
+            yield listing(f"{name}, whose measure is not installed", result.summary(measure=name))
+            continue
         own = measure.tables(result)
         yield from measure_tables(measure, result) if own is None else own
 
@@ -138,7 +164,9 @@ def together(result: Result, columns: Sequence[Column], title: str, caption: str
         for model in result.models:
             if layer not in result.layers_of(model):
                 continue
-            directions = dict.fromkeys(d for name in result.measures for d in result.directions(name, model))
+            directions = dict.fromkeys(
+                d for name in result.measures for d in result.directions(name, model, layer)
+            )
             for direction in directions:
                 cells = []
                 for column in columns:

@@ -41,7 +41,7 @@ def run_app(
     program: str | None = None,
     *,
     errors: tuple[type[Exception], ...] = (ValueError,),
-    resumes: bool = False,
+    resumes: str = "",
 ) -> int:
     """Run a command line.
 
@@ -50,7 +50,7 @@ def run_app(
         arguments: what follows the program's name; those of the process where None.
         program: what the user typed before them, for usage lines and provenance.
         errors: what the command raises for the user; any other exception is a bug and keeps its traceback.
-        resumes: whether an interrupted command with `--out` goes on when it is given again.
+        resumes: the option, such as `--out`, with which an interrupted command goes on when it is given again.
 
     Returns:
         The exit code: that of the command, 2 after an error in one line, 128 and the signal's number after `Stopped`,
@@ -74,7 +74,7 @@ def run_app(
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        how = "; with --out, the same command goes on where this one stopped" if resumes else ""
+        how = f"; with {resumes}, the same command goes on where this one stopped" if resumes else ""
         print(f"interrupted{how}", file=sys.stderr)
     return code if isinstance(code, int) else 0
 

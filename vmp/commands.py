@@ -106,6 +106,8 @@ def console() -> int:
     try:
         cli = import_module("analysis.cli")
     except ModuleNotFoundError as error:
+        if sys.argv[1:2] in (["inspect"], ["sizes"]):
+            return main()
         extra = "pip install 'vmp-toolkit[all]'"
         print(
             f"error: {error.name} is not installed; install the toolkit with its extras: {extra}",

@@ -51,6 +51,10 @@ class Decay(Measure):
 
     draw: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.draw is not None and any(layer < 0 for layer in self.draw):
+            raise ValueError(f"draw: {self.draw}; name layers by their index from 0")
+
     name = "decay"
     title = "Historical decay"
     sides = True
@@ -246,6 +250,9 @@ class Decay(Measure):
                 "whole rows stand first, then each side alone (j<=i, j>=i), whose rows are divided by their sums over "
                 "that side."
             )
+        missed = sorted({layer for layer in self.draw or () if layer not in result.layers})
+        if missed:
+            yield f"Not probed, and so not drawn: layer {', '.join(map(str, missed))} of Decay(draw=...)."
         if "drawn_layer" in result.data and len(result.data["drawn_layer"]) < len(result.layers):
             drawn = ", ".join(map(str, result.data["drawn_layer"].values))
             yield f"Heatmaps were drawn for layers {drawn} alone; --layers, or Decay(draw=...), chooses others."

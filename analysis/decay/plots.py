@@ -79,7 +79,9 @@ def _profiles(
     else:
         no_data(ax, "no data: see the notes" if seen else "no such profile: see the notes")
     symbol = {"tokens": "k", "frames": "τ"}[unit]
-    ax.set(xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope, model)})")
+    ax.set(
+        xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope, layer, model)})"
+    )
     ax.xaxis.set_major_locator(whole_numbers(7))
     ax.set_title(f"layer {layer}, scope {scope}")
     return ax
@@ -254,7 +256,8 @@ def plot_weights(
     scope = scope or result.scopes[0]
     direction = direction or whole_directions(result, "decay", model)[0]
     curve = result.curve("weight_matrix", layer, direction, scope, model)
-    assert curve is not None  # A layer that was not drawn is a KeyError.
+    if curve is None:
+        raise KeyError("weight_matrix: no layer was drawn; Decay(draw=(layer, ...)) chooses those that are")
     title = f"layer {layer}, {direction}, scope {scope}"
     return plot_matrix(curve.value, result.layout(model), ax, title=title, unit=curve.unit)
 
@@ -364,7 +367,7 @@ def weights_figure(result: Result, layer: int, scope: str, model: str | None = N
         plot_matrix(matrix, layout, ax, title=f"layer {layer}, {direction}, scope {scope}", norm=norm)
     block = block_size(layout.length)
     blocks = "" if block == 1 else f", mean of {block} x {block} tokens"
-    unit = result.weight_unit(scope, model)
+    unit = result.weight_unit(scope, layer, model)
     figure.colorbar(axes[-1].images[0], ax=list(axes), label=f"W ({unit}{blocks})")
     return figure
 

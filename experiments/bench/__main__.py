@@ -1,10 +1,7 @@
 """`python -m experiments.bench scan|reduce|model|gpu|report`: timings against peers, behind a correctness gate."""
 
-import contextlib
 import os
-import shlex
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +11,7 @@ import typer
 from rich.console import Console
 
 from analysis.files import ResultError
+from analysis.terminal import command_line, run_app
 from experiments.bench.results import Recorder, new_run
 from experiments.bench.steps import run_steps
 
@@ -41,11 +39,12 @@ def _on_the_cpu(name: str, says: str) -> None:
         results: Results = RESULTS,
     ) -> None:
         console = Console(stderr=True, soft_wrap=True)
-        with _one_line_errors(console):
-            torch.set_num_threads(threads)
-            steps, subjects = import_module(f"experiments.bench.{name}").plan(quick, seed)
-            recorder = Recorder(results, new_run(name, "cpu", quick, seed, _command(), subjects), resume)
-            run_steps(steps, recorder, console)
+        torch.set_num_threads(threads)
+        steps, subjects = import_module(f"experiments.bench.{name}").plan(quick, seed)
+        recorder = Recorder(
+            results, new_run(name, "cpu", quick, seed, command_line("experiments.bench"), subjects), resume
+        )
+        run_steps(steps, recorder, console)
         typer.echo(recorder.path)
 
     app.command(name, help=says)(command)
@@ -73,29 +72,26 @@ def gpu(
 ) -> None:
     """All that only a GPU can show, in steps under a time limit each; every figure is in gpu.json at once."""
     console = Console(stderr=True, soft_wrap=True)
-    with _one_line_errors(console):
-        if rehearse:
-            os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it where it is first imported.
-        elif not torch.cuda.is_available():
-            raise ResultError(
-                "torch finds no CUDA device on this machine; --rehearse runs the steps on the CPU"
-            )
-        from experiments.bench.gpu.plan import EXTRA, SAYS, gpu_steps
-        from experiments.bench.gpu.runner import run_apart, show_plan
-        from experiments.bench.gpu.scans import on_device
+    if rehearse:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it where it is first imported.
+    elif not torch.cuda.is_available():
+        raise ResultError("torch finds no CUDA device on this machine; --rehearse runs the steps on the CPU")
+    from experiments.bench.gpu.plan import EXTRA, SAYS, gpu_steps
+    from experiments.bench.gpu.runner import run_apart, show_plan
+    from experiments.bench.gpu.scans import on_device
 
-        device = "cpu" if rehearse else "cuda"
-        known = {step.name: step for step in gpu_steps(rehearse, seed)}
-        if unknown := [name for name in only or () if name not in known]:
-            raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
-        chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
-        says = {one.name: one.says for one in on_device(device)} | SAYS
-        run = new_run("gpu", device, rehearse, seed, _command(), says)
-        recorder = Recorder(results, run, resume or bool(only))
-        if only:
-            recorder.reopen(only)
-        show_plan(chosen, within, console)
-        complete = run_apart(chosen, device, recorder, within, console)
+    device = "cpu" if rehearse else "cuda"
+    known = {step.name: step for step in gpu_steps(rehearse, seed)}
+    if unknown := [name for name in only or () if name not in known]:
+        raise ResultError(f"--only {unknown[0]}: no step has this name; there are {', '.join(known)}")
+    chosen = [known[name] for name in only or (name for name in known if name not in EXTRA)]
+    says = {one.name: one.says for one in on_device(device)} | SAYS
+    run = new_run("gpu", device, rehearse, seed, command_line("experiments.bench"), says)
+    recorder = Recorder(results, run, resume or bool(only))
+    if only:
+        recorder.reopen(only)
+    show_plan(chosen, within, console)
+    complete = run_apart(chosen, device, recorder, within, console)
     typer.echo(recorder.path)
     if not complete:
         raise typer.Exit(1)
@@ -110,34 +106,9 @@ def report(
     """RESULTS.md and its figures, from the saved JSON alone."""
     from experiments.bench.report import write_report
 
-    with _one_line_errors(Console(stderr=True, soft_wrap=True)):
-        write_report(results, out, figures)
+    write_report(results, out, figures)
     typer.echo(out)
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
-
-
-@contextlib.contextmanager
-def _one_line_errors(console: Console) -> Iterator[None]:
-    """Turn what the user can mend into one line and an exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command with --resume goes on from here")
-        raise typer.Exit(130) from None
-    except ResultError as error:
-        said = " ".join(str(error).split())
-    except torch.OutOfMemoryError as error:
-        said = f"the device has too little memory for this: {str(error).splitlines()[0]}"
-    except OSError as error:
-        said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-    else:
-        return
-    console.print(f"error: {said}", markup=False, highlight=False)
-    raise typer.Exit(2)
-
-
 if __name__ == "__main__":
-    app()
+    sys.exit(run_app(app, errors=(ResultError, torch.OutOfMemoryError), resumes="--resume"))

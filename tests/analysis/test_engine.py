@@ -13,7 +13,9 @@ from analysis import Decay, Measure, Quantity, probe
 from analysis.files import ResultError
 from analysis.inputs import Sample
 from analysis.unfinished import Unfinished
-from tests.analysis.models import clip, ids, language_model, own, video_model
+from tests.analysis.models import clip, ids, language_model, own, stirred, video_model
+from vmp.attention import SelfAttentionMixer
+from vmp.config import ModelConfig
 from vmp.layout import TokenLayout
 
 FEW = {"resamples": 100}
@@ -61,8 +63,8 @@ def test_one_model_is_called_by_its_class_and_several_by_their_names(model):
     alone = probe(model, clip(2), ["decay"], **FEW).summary()
     beside = both.summary(model="pro")
     assert alone.drop(columns="model").equals(beside.drop(columns="model"))
-    assert both.weight_unit("ssm", "pro") == "scan output per unit of scan input"
-    assert both.weight_unit("ssm", "control") == "fraction of the row"
+    assert both.weight_unit("ssm", model="pro") == "scan output per unit of scan input"
+    assert both.weight_unit("ssm", model="control") == "fraction of the row"
     note = (
         "pro: The residual \"elemental\" is this toolkit's reading of the paper's text, not a released form."
     )
@@ -75,6 +77,25 @@ def test_models_may_differ_in_depth():
     assert found.layers_of("shallow") == (0,)
     assert not found.has("half_life_tokens", "shallow", 1, "forward", "ssm")
     assert found.summary("half_life_tokens", model="shallow")["layer"].tolist() == [0, 0]
+
+
+def test_each_model_of_a_comparison_may_have_a_layout_of_its_own():
+    models, layout = {"a": own(1), "b": own(1)}, TokenLayout.video(2, (2, 2), "first")
+    found = probe(models, ids(2, 9), ["decay"], layout={"b": layout}, family={"a": "modules"}, **FEW)
+    assert (found.layout("a"), found.layout("b")) == (TokenLayout.sequence(9), layout)
+
+
+def test_scans_and_self_attention_in_one_model_have_their_own_directions_and_units():
+    mixed = own(2)
+    control = ModelConfig.from_variant("attention", name="own", d_model=4, depth=1, num_heads=2)
+    mixed.blocks[1] = stirred(SelfAttentionMixer(control))
+    found = probe(mixed, ids(2, 9), ["decay"], **FEW)
+    assert [found.directions("decay", layer=layer) for layer in (0, 1)] == [
+        ("forward", "backward"),
+        ("both", "both j<=i", "both j>=i"),
+    ]
+    units = {layer: set(rows) for layer, rows in found.summary("lag_profile").groupby("layer")["unit"]}
+    assert units == {0: {"scan output per unit of scan input"}, 1: {"fraction of the row"}}
 
 
 def test_scopes_keep_their_order_and_each_is_measured_on_its_own(model):
@@ -170,6 +191,16 @@ class Wrong(Measure):
         return self.gives
 
 
+@dataclass(frozen=True)
+class Growing(Measure):
+    name = "growing"
+    title = "Growing"
+    quantities: ClassVar = {"noises": Quantity("none", "draws", dims=("draw",))}
+
+    def per_clip(self, view, rng):
+        return {"noises": np.zeros(int(view.site.sample.name.removeprefix("clip ")) + 1)}
+
+
 REFUSED = {
     "no clips": (lambda m: probe(m, []), "clips: there are none; show the model one or more"),
     "shapes": (
@@ -193,6 +224,13 @@ REFUSED = {
         "measure wrong: per_clip gives 'other' of shape .*no such quantity, nor is it among `kept`",
     ),
     "layer": (lambda m: probe(m, clip(1), ["decay"], layers=[2]), "layers: 2 is out of range; .* 0 to 1"),
+    "no layers": (lambda m: probe(m, clip(1), ["decay"], layers=[]), "layers: there are none; name one or more"),
+    "drawn": (lambda m: probe(m, clip(1), [Decay(draw=(-1,))]), r"draw: \(-1,\); name layers by their index from 0"),
+    "layouts": (lambda m: probe({"a": m}, clip(1), layout={"b": TEXT}), "layout: no model named 'b'; there are a"),
+    "shape of the next clip": (
+        lambda m: probe(m, clip(2), [Growing()]),
+        r"measure growing: per_clip gives 'noises' of shape \(2,\), and \(1,\) for the first clip",
+    ),
     "no family": (lambda m: probe(torch.nn.Linear(2, 2), clip(1), ["decay"]), "no adapter for Linear; known families"),
     "family by name": (lambda m: probe(m, clip(1), ["decay"], family="resnet"), "family: 'resnet' is not known"),
     "no models": (lambda m: probe({}, clip(1), ["decay"]), "models: there are none"),
@@ -263,6 +301,30 @@ def test_an_interrupted_probe_resumes_per_clip_and_ends_with_the_same_bits(tmp_p
         wanted.provenance.models,
     )
     assert not folder.exists()
+
+
+def test_a_measure_edited_since_does_not_resume_and_the_same_layout_function_does(tmp_path, monkeypatch):
+    model, clips = own(1), ids(3, 9)
+    runs = runs_of(model)
+
+    def run(progress=None):
+        runs.clear()
+        layout = lambda length: TokenLayout.sequence(length)  # noqa: E731 - Another function at each call.
+        kept = tmp_path / "kept"
+        return probe(model, clips, [Noise()], layout=layout, resume=kept, progress=progress, **FEW)
+
+    def interrupted():
+        with pytest.raises(KeyboardInterrupt):
+            run(lambda *_: stop_after(runs, 2))
+
+    interrupted()
+    with monkeypatch.context() as patch:
+        patch.setattr(Noise, "per_clip", lambda self, view, rng: {"noise": 0.0})
+        assert run().summary("noise")["value"].tolist() == [0, 0]
+    assert len(runs) == 3
+    interrupted()
+    run()
+    assert len(runs) == 2  # The first clip was done.
 
 
 def stop_after(runs, count):

@@ -139,9 +139,19 @@ def test_numbers_and_curves_are_found_by_their_place_or_say_what_there_is():
             "ssm",
             "other",
         ): "half_life_tokens: no model 'other'; there are Own",
+        (
+            "lag_profile",
+            0,
+            "forward",
+            "ssm",
+        ): "lag_profile: name a place along lag, or take the array that curve",
     }.items():
         with pytest.raises(KeyError, match=message):
             result.number(*place)
+    with pytest.raises(
+        KeyError, match="class_self: has no axis 'lag'; it has model, layer, direction, scope"
+    ):
+        result.number("class_self", 0, "forward", "ssm", lag=1)
 
 
 def test_a_place_that_only_another_model_has_is_a_gap_that_says_so():
@@ -211,6 +221,9 @@ def test_a_notebook_shows_tables_and_no_tensors():
     for part in ("Historical decay of scan, scope ssm", "half-life", "both j&lt;=i", "2 clips, seed 0"):
         assert part in shown
     assert "Gap: attention: predicted half-life" in shown
+    without = Result(made().data, made().provenance, [])._repr_html_()
+    assert "decay, whose measure is not installed" in without
+    assert "half_life_tokens" in without
     assert len(shown) < 20000
     assert not any(word in shown for word in ("tensor(", "array(", "xarray", "nan"))
     assert repr(made()) == "Result(decay of Own: 2 layers, 3 clips, scopes ssm)"
@@ -232,6 +245,15 @@ def test_plots_are_found_by_name_or_listed():
         ValueError, match="no direction 'time' in any model; there are forward, backward, both"
     ):
         compared().plot("mean_distance_tokens", Figure().subplots(), direction="time")
+    for model in ("scan", "attention"):
+        ax = compared().plot("lag_profile", Figure().subplots(), model=model)
+        assert ax.get_title("left") == f"{model}, layer 0, scope ssm"
+    assert (
+        compared().plot("frame_matrix", Figure().subplots()).get_title("left").startswith("scan, layer 0, ")
+    )
+    undrawn = analysis.probe(video_model(depth=1), clip(1), analysis.Decay(draw=()))
+    with pytest.raises(KeyError, match=r"weight_matrix: no layer was drawn; Decay\(draw=\(layer, \.\.\.\)\)"):
+        undrawn.plot("weight_matrix", Figure().subplots())
     for name in ("speed", "frame_pairs", "half_life"):
         with pytest.raises(KeyError, match=f"no plot '{name}'; there are lag_profile, .*half_life_tokens"):
             made().plot(name)

@@ -16,6 +16,10 @@ class Ran(NamedTuple):
     stdout: str
     stderr: str
 
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
 
 def run_command(app: typer.Typer, *arguments: object) -> Ran:
     out, errors = io.StringIO(), io.StringIO()

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from analysis.provenance import Machine
 from experiments.bench import __main__ as cli
@@ -21,13 +20,14 @@ from experiments.bench.report import write_report
 from experiments.bench.results import BenchRun, Check, Recorder, Row, find_runs
 from experiments.bench.timing import interleave, peak_bytes
 from experiments.bench.words import amount, power, seconds
+from tests.experiments.commands import run_command
 
 MACHINE = Machine("a processor", 2, 2, 256, 8.0, "Linux x86_64", None)
 A_RUN = BenchRun("scan", "cpu", False, 0, "a command", "2026-01-02T03:04:05+00:00", MACHINE, {"torch": "2.9"})
 
 
 def run_cli(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return run_command(cli.app, *arguments)
 
 
 def report_on(folder: Path, *runs: BenchRun) -> dict[str, list[str]]:

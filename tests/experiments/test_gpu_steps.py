@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from experiments.bench.gpu import efficiency, matrices, models, probes, training
 from experiments.bench.gpu.correct import outcome, worst
 from experiments.bench.gpu.runner import GpuStep, run_apart
 from experiments.bench.results import Check, Recorder, Row, new_run, read_run
+from tests.experiments.commands import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,7 +191,7 @@ def _rehearsed_models(rows, saved):
 def test_an_unknown_step_is_one_line():
     from experiments.bench.__main__ import app
 
-    result = CliRunner().invoke(app, ["gpu", "--rehearse", "--only", "scans"])
+    result = run_command(app, "gpu", "--rehearse", "--only", "scans")
     assert result.exit_code == 2
     assert "--only scans: no step has this name; there are ceilings, correctness, scan" in result.output
 

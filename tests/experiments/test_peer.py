@@ -6,10 +6,9 @@ import sys
 import tarfile
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from experiments.bench.gpu import peer
+from tests.experiments.commands import run_command
 
 FAKE = """#!{python}
 import pathlib, sys
@@ -57,11 +56,9 @@ def fake_nvcc(folder, broken=False):
 
 
 def run_cli(source, out, *more):
-    application = typer.Typer()
-    application.command()(peer.main)
     nvcc, include = out.parent / "nvcc", out.parent / "torch" / "include"
     flags = ("--source", source, "--out", out, "--nvcc", nvcc, "--torch-include", include, *more)
-    return CliRunner().invoke(application, [str(flag) for flag in flags])
+    return run_command(peer.app, *flags)
 
 
 def calls(folder):

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -22,6 +23,9 @@ import typer
 from rich.console import Console
 
 from analysis.files import ResultError
+from analysis.terminal import new_app, run_app
+
+app = new_app()
 
 NAME = "selective_scan_cuda"
 """The module that mamba_ssm imports."""
@@ -372,6 +376,7 @@ def _write_if_new(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+@app.command()
 def main(
     source: Annotated[Path, typer.Option(help="mamba_ssm's sdist, or the folder that it unpacks to.")],
     out: Annotated[Path, typer.Option(help="Where module, library and package are written.")],
@@ -389,22 +394,17 @@ def main(
     ] = None,
 ) -> None:
     """Build mamba_ssm's own CUDA selective scan, to time against; put OUT on PYTHONPATH to import it."""
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        plan = Build(
-            unpacked(source, out / "source"),
-            out,
-            nvcc or find_nvcc(),
-            torch_include or _torch_include(),
-            arch.removeprefix("sm_"),
-            jobs,
-            tuple(leave_out or ()),
-        )
-        typer.echo(build(plan, console))
-    except (ResultError, OSError) as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+    plan = Build(
+        unpacked(source, out / "source"),
+        out,
+        nvcc or find_nvcc(),
+        torch_include or _torch_include(),
+        arch.removeprefix("sm_"),
+        jobs,
+        tuple(leave_out or ()),
+    )
+    typer.echo(build(plan, Console(stderr=True, soft_wrap=True)))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))
