@@ -47,14 +47,14 @@ def clips_of(
     return xarray.Dataset({**stacked, **means}, attrs={"place": place})
 
 
-Estimate = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+Ends = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
 """Value, low and high end, and notes where the quantity's entries are numbers."""
 
 
-def estimates(measure: Measure, clips: xarray.Dataset, weights: np.ndarray | None) -> dict[str, Estimate]:
+def estimates(measure: Measure, clips: xarray.Dataset, weights: np.ndarray | None) -> dict[str, Ends]:
     values = measure.summarise(clips, None)
     draws = None if weights is None else measure.summarise(clips, weights)
-    found: dict[str, Estimate] = {}
+    found: dict[str, Ends] = {}
     for name, quantity in measure.quantities.items():
         if name not in values:
             if not quantity.is_number:
@@ -111,12 +111,12 @@ class Variables:
         placed = [key for key in keys if key[0] >= 0]
         self._layers = sorted({key[0] for key in placed})
         self._directions = list(dict.fromkeys(key[1] for key in placed))
-        self._put: list[tuple[Measure, Place, xarray.Dataset, dict[str, Estimate]]] = []
+        self._put: list[tuple[Measure, Place, xarray.Dataset, dict[str, Ends]]] = []
         self._some: dict[str, list[int]] = {}
         self.sizes: dict[str, dict[str, int]] = {model: {} for model in models}
         """Lengths of a measure's own axes, by model."""
 
-    def put(self, measure: Measure, place: Place, clips: xarray.Dataset, found: dict[str, Estimate]) -> None:
+    def put(self, measure: Measure, place: Place, clips: xarray.Dataset, found: dict[str, Ends]) -> None:
         """Take what one place gave."""
         self._put.append((measure, place, clips, found))
         for name, quantity in measure.quantities.items():
@@ -193,7 +193,7 @@ class Variables:
 
     def _quantity(
         self, measure: Measure, name: str, quantity: Quantity,
-        mine: Sequence[tuple[Place, xarray.Dataset, dict[str, Estimate]]], placed: bool,
+        mine: Sequence[tuple[Place, xarray.Dataset, dict[str, Ends]]], placed: bool,
     ) -> dict[str, Any]:  # fmt: skip
         there = [(place, found[name]) for place, _, found in mine if name in found]
         if not there:

@@ -55,14 +55,15 @@ MODEL_LOOKS: Sequence[Mapping[str, Any]] = (
 )
 
 SIDE_OF = {"forward": "j<=i", "backward": "j>=i"}
-WHOLE = ("both", "time", "space")
+WHOLE_ROWS = ("both", "time", "space")
 """What a scan's direction stands beside in self-attention: that side alone, or the whole where sides are not apart;
 with attention divided in two, each of the two."""
 
 PANEL = (3.3, 2.6)
 """Inches of one panel of a grid."""
 
-COLUMNS = 3
+ACROSS = 3
+"""Panels in a row of a grid, at most."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,7 +187,7 @@ def plot_side(
 
 
 def _sides(there: Sequence[str], side: str) -> Iterator[str]:
-    for candidates in ((side,), *((f"{whole} {SIDE_OF[side]}", whole) for whole in WHOLE)):
+    for candidates in ((side,), *((f"{whole} {SIDE_OF[side]}", whole) for whole in WHOLE_ROWS)):
         direction = next((name for name in candidates if name in there), None)
         if direction is not None:
             yield direction
@@ -295,7 +296,7 @@ def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
 
 def layer_grid(layers: Sequence[int], draw: Callable[[int, Axes], Any], *, legend: bool = True) -> Figure:
     """A panel a layer, with one legend for all."""
-    columns = 2 if len(layers) in (2, 4) else min(COLUMNS, len(layers))
+    columns = 2 if len(layers) in (2, 4) else min(ACROSS, len(layers))
     rows = math.ceil(len(layers) / columns)
     figure = Figure(figsize=(max(5.2, PANEL[0] * columns), PANEL[1] * rows + 0.5 * legend))
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()

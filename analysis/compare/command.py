@@ -53,7 +53,7 @@ def compare(
         _comparable(open_request(replace(request_for(path), scopes=(comparison.SCOPE,))))
         for path in checkpoints
     ]
-    names = comparison.model_names(checkpoints)
+    names = comparison.short_names(checkpoints)
     measures = [Decay(draw=()), Contradiction(), Relevance(random_orders)]
     with session(out, OUTPUTS) as at:
         result = run(
@@ -71,7 +71,7 @@ def compare(
         result = with_notes(result, comparison.notes(result))
         if out is not None:
             write(result, out, lambda _: comparison.figures(result), at.drawn)
-    show_or_print(result, comparison.tables(result), out, json, comparison.columns_of(result))
+    show_or_print(result, comparison.tables(result), out, json, comparison.joint_columns(result))
 
 
 app.command("compare", **HELP)(with_request_options(compare, {"scope"}))

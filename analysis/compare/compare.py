@@ -46,7 +46,7 @@ CAPTION = (
 )
 
 
-def model_names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """Names to tell checkpoints by: those of their files without the words that all begin with.
 
     Names that are equal after that are numbered.
@@ -59,14 +59,14 @@ def model_names(paths: Sequence[Path]) -> list[str]:
     return [f"{stem} ({index})" if stem in repeated else stem for index, stem in enumerate(stems, 1)]
 
 
-def columns_of(result: Result) -> list[Column]:
+def joint_columns(result: Result) -> list[Column]:
     """The columns of the joint table whose quantities a result has."""
     return [column for column in (*DECAY, *CONTRADICTION) if column.quantity in result.data]
 
 
 def tables(result: Result) -> Iterator[Table]:
     """One table of all models, layers and directions; then, for each kind of part, how faithful each ranking is."""
-    yield together(result, columns_of(result), f"Decay and contradiction, scope {SCOPE}", CAPTION)
+    yield together(result, joint_columns(result), f"Decay and contradiction, scope {SCOPE}", CAPTION)
     if "relevance" in result.measures:
         yield from result.measures["relevance"].tables(result) or ()
 
@@ -76,7 +76,7 @@ def figures(result: Result) -> dict[str, Callable[[], Figure]]:
     from analysis.draw import side_figure
     from analysis.relevance.plots import figures as relevance_figures
 
-    makers = {c.quantity: partial(side_figure, result, c.quantity) for c in columns_of(result)}
+    makers = {c.quantity: partial(side_figure, result, c.quantity) for c in joint_columns(result)}
     return {**makers, **relevance_figures(result, result.models)}
 
 

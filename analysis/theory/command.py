@@ -98,7 +98,7 @@ def _tables(result: TheoryResult) -> Iterator[Table]:
         table, named = (dropped, [finding.dropped]) if finding.dropped else (met, [])
         table.add_row(finding.claim, *named, *_numbers(finding), _verdict(finding))
     yield from (met, dropped)
-    if result.provenance is not None:
+    if result.provenance.models:
         yield _captured([finding for finding in result.findings if finding.layer is not None])
 
 

@@ -26,14 +26,14 @@ MEANT = {
     "residual_profile": ("scan output per unit of scan input", "lag in tokens"),
     "class_row": ("percent of both directions", "0 itself, 1 other tokens"),
 }
-"""The unit and the axis of each quantity that a `Curve` holds."""
+"""The unit and the axis of each quantity that a `TheoryCurve` holds."""
 
 RECORD = ConfigDict(ser_json_inf_nan="strings")
 """How the records of a result of this package are read and written; JSON keeps every digit."""
 
 
 @dataclass(frozen=True, config=RECORD)
-class Curve:
+class TheoryCurve:
     """One array of numbers over one axis, with an interval.
 
     Attributes:
@@ -59,7 +59,7 @@ class Curve:
     note: str = ""
 
 
-def spectra(case: Case, layer: int) -> Iterator[Curve]:
+def spectra(case: Case, layer: int) -> Iterator[TheoryCurve]:
     """Yield the singular values of alpha[m+1:, :m], m = L/2, and the lag profile of one scan under each residual.
 
     The residual alone differs, and the scan is not masked. Values are relative to the largest of their channel: the
@@ -75,7 +75,7 @@ def spectra(case: Case, layer: int) -> Iterator[Curve]:
     yield _spectrum(_random_attention(case.length), "attention", layer)
 
 
-def _spectrum(alpha: Float[Tensor, "D L L"], name: str, layer: int) -> Curve:
+def _spectrum(alpha: Float[Tensor, "D L L"], name: str, layer: int) -> TheoryCurve:
     m = alpha.shape[-1] // 2
     values = torch.linalg.svdvals(alpha[:, m:, :m])
     relative = (values / values[:, :1]).cpu().numpy()
@@ -105,7 +105,7 @@ def class_row(capture: Capture) -> tuple[float, float]:
 
 def class_rows(
     taken: Mapping[tuple[int, str], Sequence[tuple[float, float]]], resamples: int, seed: int
-) -> Iterator[Curve]:
+) -> Iterator[TheoryCurve]:
     """Yield the shares of the class token's row, in percent of both directions together.
 
     Args:
@@ -132,9 +132,9 @@ def _curve(
     scope: str = "ssm",
     n_clips: int = 1,
     note: str = "",
-) -> Curve:
+) -> TheoryCurve:
     """Make a curve of its values alone, or of values, low ends and high ends."""
     unit, axis = MEANT[quantity]
     value, *ends = (tuple(x.tolist()) for x in numbers)
     low, high = ends or (None, None)
-    return Curve(layer, direction, scope, quantity, unit, (axis,), value, low, high, n_clips, note)
+    return TheoryCurve(layer, direction, scope, quantity, unit, (axis,), value, low, high, n_clips, note)

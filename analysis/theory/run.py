@@ -1,11 +1,8 @@
 """The run that puts every claim to random scans and to those of a checkpoint, and the result that it saves."""
 
 import csv
-import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ from analysis.request import Request, RequestError, name_of, open_request
 from analysis.theory.captured import reading
 from analysis.theory.case import SHORTEST, Case
 from analysis.theory.claims import CLAIMS, Verdict, check
-from analysis.theory.consequences import RECORD, Curve, class_row, class_rows, spectra
+from analysis.theory.consequences import RECORD, TheoryCurve, class_row, class_rows, spectra
 from vmp.layout import TokenLayout
 
 STEPS, CHANNELS = 64, 8
@@ -35,7 +32,7 @@ LONGEST = 40
 STATES = 16
 """The states of the scan whose spectrum is shown where no checkpoint is given."""
 
-COLUMNS = (
+FIELDS = (
     *("claim", "dropped", "layer", "direction", "form", "needed", "verdict", "deviation", "in_float32"),
     *("tolerance", "margin", "scans", "note"),
 )
@@ -94,27 +91,19 @@ class TheoryResult:
     """Every claim, on random scans and on a checkpoint's.
 
     Attributes:
-        toolkit, torch, python: The versions that ran.
-        command, date: The command line, and the time in UTC.
-        seed, cases: The seed of the random scans, and how many there were for each claim and assumption.
-        provenance: Where the checkpoint's scans come from, or None where no checkpoint was given.
+        provenance: Versions, command, seed, and where the checkpoint's scans come from; no models without a checkpoint.
+        cases: How many random scans there were for each claim and assumption.
         steps, channels: How much of each of the checkpoint's scans was read.
         findings: The findings claim by claim, random scans first.
         curves: What the figures show; `analysis.theory.consequences` says what each quantity is.
     """
 
-    toolkit: str
-    torch: str
-    python: str
-    command: str
-    date: str
-    seed: int
+    provenance: Provenance
     cases: int
-    provenance: Provenance | None
     steps: int
     channels: int
     findings: tuple[Finding, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[TheoryCurve, ...]
 
     @property
     def passed(self) -> bool:
@@ -124,28 +113,23 @@ class TheoryResult:
     @property
     def states(self) -> Any:
         """N of the scans whose spectrum is shown."""
-        return (
-            STATES
-            if self.provenance is None
-            else next(iter(self.provenance.models.values())).config["d_state"]
-        )
+        return next((model.config["d_state"] for model in self.provenance.models.values()), STATES)
 
     def heading(self) -> Iterator[str]:
         """Yield the lines that say what was checked."""
         yield (
-            f"Random scans: {self.cases} a claim and assumption, seed {self.seed}. Deviations are relative, in "
-            "float64 and beside it in float32; a claim holds at 1e-10 or less in float64."
+            f"Random scans: {self.cases} a claim and assumption, seed {self.provenance.seed}. Deviations are "
+            "relative, in float64 and beside it in float32; a claim holds at 1e-10 or less in float64."
         )
-        if self.provenance is not None:
-            (model,), shown = self.provenance.models.values(), self.provenance.clips
-            length = model.layout.length
+        for model in self.provenance.models.values():
+            shown, length = self.provenance.clips, model.layout.length
             yield f"{model.path}: {model.recognised}"
             yield (
                 f"{len(shown.names)} x {shown.source}, seed {self.provenance.seed}, {length} tokens each; float64 on "
                 f"{model.device}; of each scan its first {min(self.steps, length)} steps, {self.channels} channels"
             )
 
-    def curve(self, quantity: str, name: str, layer: int | None = None) -> Curve:
+    def curve(self, quantity: str, name: str, layer: int | None = None) -> TheoryCurve:
         """Return the curve of a residual or direction, of the first layer that has one where `layer` is None.
 
         Raises:
@@ -163,8 +147,8 @@ class TheoryResult:
         """Write `result.json`, which `load` reads, and `theory.csv`, which holds the findings."""
         (folder / "result.json").write_text(self.to_json(), encoding="utf-8")
         with (folder / "theory.csv").open("w", newline="", encoding="utf-8") as file:
-            rows = ([getattr(finding, column) for column in COLUMNS] for finding in self.findings)
-            csv.writer(file).writerows([COLUMNS, *rows])
+            rows = ([getattr(finding, column) for column in FIELDS] for finding in self.findings)
+            csv.writer(file).writerows([FIELDS, *rows])
 
     @staticmethod
     def load(path: Path) -> "TheoryResult":
@@ -204,25 +188,13 @@ def run(
     findings = tuple(_on_random(seed, cases))
     if request is None:
         case = Case.random(seed, batch=1, channels=32, states=STATES, length=steps)
-        curves, origin = tuple(spectra(case, 0)), None
+        curves = tuple(spectra(case, 0))
+        origin = provenance(command, seed, 0, {}, Clips("random scans", (), ()), {})
     else:
         scans, origin = _on_checkpoint(request, command, steps, channels, step)
         findings = (*findings, *scans.findings())
         curves = tuple(scans.curves(request))
-    return TheoryResult(
-        toolkit=version("vmp-toolkit"),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        cases=cases,
-        provenance=origin,
-        steps=steps,
-        channels=channels,
-        findings=findings,
-        curves=curves,
-    )
+    return TheoryResult(origin, cases, steps, channels, findings, curves)
 
 
 def random_cases(seed: int, count: int) -> Iterator[Case]:
@@ -321,7 +293,7 @@ class _Scans:
                         where = {"layer": layer, "direction": direction, "form": form, "note": note}
                         yield _finding(claim, worst, len(pairs), **where)  # type: ignore[arg-type]
 
-    def curves(self, request: Request) -> Iterator[Curve]:
+    def curves(self, request: Request) -> Iterator[TheoryCurve]:
         """Yield the spectra of the latest forward scan, and what the class token took in all of them."""
         assert self._latest is not None  # Every model has a forward direction, and there is a sample.
         last = Case.captured(self._latest, self._size[0], self._latest.terms.u.shape[1])

@@ -10,7 +10,7 @@ from PIL import Image
 
 import analysis
 from analysis import cli
-from analysis.compare.compare import model_names
+from analysis.compare.compare import short_names
 from analysis.draw import plot_side
 from analysis.relevance import Relevance
 from analysis.tables import number
@@ -178,7 +178,7 @@ def test_wrong_requests_are_one_line(checkpoints, tmp_path, capsys):
 
 def test_names_drop_what_all_begin_with(tmp_path):
     def names(*paths):
-        return model_names([Path(path) for path in paths])
+        return short_names([Path(path) for path in paths])
 
     assert names("a/vmp_micro_paper.pt", "vmp_micro_attention.pt") == ["paper", "attention"]
     assert names("a/x.pt", "b/x.pt") == ["x (1)", "x (2)"]

@@ -14,7 +14,7 @@ from analysis.matrix.scopes import scoped
 from analysis.matrix.softmax import OneSide
 from tests.analysis import reference, test_families
 from tests.analysis.matrix.contract import Case, MatrixContract
-from tests.analysis.models import clip, video_model
+from tests.analysis.models import clip, ids, video_model
 
 LENGTHS = (implicit.LEAF - 1, implicit.LEAF, implicit.LEAF + 1, 37, 53)
 SCANS = {
@@ -64,19 +64,27 @@ MAMBA = {
 }
 
 
+TRANSFORMERS = "mamba of transformers"
+
+
 @functools.cache
 def mamba(name, direction):
-    fields = {"num_frames": 5, "d_model": 6, "d_state": 3, **MAMBA[name]}
-    model = video_model(fields.pop("variant", name), **fields)
+    if name == TRANSFORMERS:
+        model, shown = test_families.mamba(hidden_size=6, state_size=3), ids(2, 21)
+    else:
+        fields = {"num_frames": 5, "d_model": 6, "d_state": 3, **MAMBA[name]}
+        model, shown = video_model(fields.pop("variant", name), **fields), clip(frames=5)
     with torch.no_grad(), record(model, [1]) as captures:
-        model(clip(frames=5))
+        model(shown)
     capture = captures[1, direction]
     return capture, *reference.scan_matrices(capture)
 
 
 class TestMambaScopes(MatrixContract):
     @pytest.fixture(
-        params=[(name, direction) for name in MAMBA for direction in ("forward", "backward")], ids=str
+        params=[(TRANSFORMERS, "forward")]
+        + [(name, direction) for name in MAMBA for direction in ("forward", "backward")],
+        ids=str,
     )
     def scan(self, request):
         return mamba(*request.param)
@@ -136,20 +144,19 @@ ATTENTION = {
     "narrower than the model": {"attention_width": 9, "num_heads": 3},
     "no class token": {"class_token": "none", "attention_width": 20, "num_heads": 2},
     "causal": {"directions": "forward"},
-    "time": "divided_space_time",
-    "space": "divided_space_time",
+    "videomae": lambda: test_families.videomae(),
+    "vivit": lambda: test_families.vivit(),
+    "time": lambda: test_families.timesformer("divided_space_time"),
+    "space": lambda: test_families.timesformer("divided_space_time"),
 }
 
 
 @functools.cache
 def attention(name):
-    fields, video = ATTENTION[name], clip()
-    if isinstance(fields, str):
-        model = test_families.timesformer(fields)
-    else:
-        model = video_model("attention", **{"num_heads": 3, **fields})
+    given = ATTENTION[name]
+    model = given() if callable(given) else video_model("attention", **{"num_heads": 3, **given})
     with torch.no_grad(), record(model, [1]) as captures:
-        family_of(model).run(model, video)
+        family_of(model).run(model, clip(frames=4 if name in ("videomae", "vivit") else 3))
     capture = next(c for c in captures if name not in ("time", "space") or c.direction == name)
     return capture, reference.attention_matrices(capture)
 
