@@ -172,6 +172,7 @@ def test_a_saved_result_loads_back_exactly(tmp_path, result):
         analysis.load(str(tmp_path / "deep" / "out")),
     ):
         assert again.data.identical(original.data)
+        assert again.quantities == original.quantities
         assert again.provenance == original.provenance
         assert again.summary().equals(original.summary())
         assert again.to_json() == original.to_json()
