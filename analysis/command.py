@@ -183,7 +183,8 @@ def session(out: Path | None, written: Collection[str]) -> Iterator[Session]:
     Args:
         out: the folder that the block writes; written: names of what it puts there.
 
-    Raises ResultError before the block where `out` could not be written.
+    Raises:
+        ResultError: before the block where `out` could not be written.
     """
     keep = None
     if out is not None:

@@ -1,8 +1,8 @@
 """What a model is shown: clips from sources that packages register, or random tokens for a language model.
 
 A source is an entry point of the group "analysis.clips", called as
-``source(num_frames=, image_size=, count=, seed=, paths=)``, that yields objects with ``video``, float32 (3,
-T, H, W) normalised by `MEAN` and `STD`, ``name`` and ``label``. This package imports none of them.
+`source(num_frames=, image_size=, count=, seed=, paths=)`, that yields objects with `video`, float32 (3,
+T, H, W) normalised by `MEAN` and `STD`, `name` and `label`. This package imports none of them.
 """
 
 import hashlib
@@ -55,7 +55,8 @@ def clips(
 ) -> Iterator[Sample]:
     """Clips of a source, one at a time.
 
-    Raises InputError for an unknown source at once, and for a file that cannot be read when its turn comes.
+    Raises:
+        InputError: for an unknown source at once, and for a file that cannot be read when its turn comes.
     """
     found = entry_points(group=GROUP, name=source)
     if not found:

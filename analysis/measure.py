@@ -250,7 +250,7 @@ class Measure(ABC):
         summed: quantities whose clips are added up and not kept one by one, as they are large.
         coordinates: values along an axis of its own, where they are not 0, 1, 2, ...
         table: the columns of its table. caption: what stands below.
-        plots: functions that draw on axes, by name: ``plot(result, ax=None, **where)``.
+        plots: functions that draw on axes, by name: `plot(result, ax=None, **where)`.
     """
 
     name: ClassVar[str]
@@ -372,7 +372,11 @@ def measure_names() -> tuple[str, ...]:
 
 
 def find_measure(name: str) -> type[Measure]:
-    """The class of a measure by its name. Raises ValueError with the names that there are."""
+    """The class of a measure by its name.
+
+    Raises:
+        ValueError: no measure has that name; the message lists those there are.
+    """
     if name in OWN:
         module, _, attribute = OWN[name].partition(":")
         return getattr(import_module(module), attribute)
@@ -384,7 +388,8 @@ def find_measure(name: str) -> type[Measure]:
 def as_measures(measures: Measure | str | Sequence[Measure | str] | None) -> tuple[Measure, ...]:
     """Measures from themselves or their names; decay and contradiction where None is given.
 
-    Raises ValueError for none at all, for an unknown name, and where two measures share a name or a quantity.
+    Raises:
+        ValueError: for none at all, for an unknown name, and where two measures share a name or a quantity.
     """
     given = ("decay", "contradiction") if measures is None else measures
     found = tuple(

@@ -1,4 +1,4 @@
-"""Folders of transformers, with config.json and weights, read from disk alone (extra ``hf``)."""
+"""Folders of transformers, with config.json and weights, read from disk alone (extra `hf`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIDEO_ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "timesformer": ("TimesformerForVideoClassification", "TimesformerModel"),
     "vivit": ("VivitForVideoClassification", "VivitModel"),
 }
-"""By ``model_type``, the classes that are loaded as they are; others of the family are loaded as the last."""
+"""By `model_type`, the classes that are loaded as they are; others of the family are loaded as the last."""
 
 LISTED = 4
 """Names that an error lists before it says how many more there are."""
@@ -33,12 +33,13 @@ LISTED = 4
 class LoadedFolder:
     """A model of transformers, with what a probe asks of `vmp.checkpoint.Loaded`.
 
-    model           in evaluation mode, on the CPU; clips as this project normalises them are renormalised to the
-                    folder's own preprocessing where it has one
-    config          its shape in this project's terms: depth, widths, and what a clip is
-    recognised      one line: class, shape, and what became of normalisation
-    weights_sha256  of the loaded weights under their own names
-    files_sha256    of the folder's config and weight files, in the order of their names
+    Attributes:
+        model: in evaluation mode, on the CPU; clips as this project normalises them are renormalised to the
+            folder's own preprocessing where it has one
+        config: its shape in this project's terms: depth, widths, and what a clip is
+        recognised: one line: class, shape, and what became of normalisation
+        weights_sha256: of the loaded weights under their own names
+        files_sha256: of the folder's config and weight files, in the order of their names
     """
 
     model: nn.Module
@@ -56,7 +57,7 @@ def is_folder(path: Path) -> bool:
 def load_hf(path: Path, *, allow_nonfinite: bool = False) -> LoadedFolder:
     """The model in a folder that transformers wrote; nothing is fetched and no code from the folder is run.
 
-    VideoMAE, TimeSformer, ViViT and Mamba. Pickled weights are read by ``torch.load(weights_only=True)``.
+    VideoMAE, TimeSformer, ViViT and Mamba. Pickled weights are read by `torch.load(weights_only=True)`.
 
     Raises:
         CheckpointError: in one line, for a folder of another model, weights missing or not finite, frames that are

@@ -112,7 +112,11 @@ def _no_clips(request: Request) -> RequestError:
 
 
 def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
-    """Scopes in their own order, each once. Raises RequestError for an unknown one."""
+    """Scopes in their own order, each once.
+
+    Raises:
+        RequestError: for an unknown one.
+    """
     for name in names:
         if name not in (*SCOPES, "all"):
             raise RequestError(f"--scope {name!r}: there are {', '.join(SCOPES)} and all")
@@ -120,7 +124,11 @@ def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
 
 
 def parse_device(name: str) -> torch.device:
-    """A device that can be used here. Raises RequestError otherwise."""
+    """A device that can be used here.
+
+    Raises:
+        RequestError: torch cannot use it.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
@@ -133,7 +141,8 @@ def parse_device(name: str) -> torch.device:
 def parse_layers(text: str, depth: int) -> list[int]:
     """Layers from "all", or numbers and ranges such as "0,3,-1" and "0-5", as sorted indices from 0.
 
-    Raises RequestError, naming the part that is wrong, for one out of range or not understood.
+    Raises:
+        RequestError: naming the part that is wrong, for one out of range or not understood.
     """
     if text.strip() == "all":
         return list(range(depth))

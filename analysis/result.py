@@ -1,8 +1,8 @@
 """The result of every probe: a labelled dataset and where it comes from.
 
-A quantity of the dataset has the axes model, layer, direction and scope, and its own after them. Beside ``x`` stand
-``x_low`` and ``x_high``, the ends of its 95 % interval over clips. What each clip gave is kept too, as
-``<measure>.<name>`` with the axis clip. NaN is a gap, and infinity lies beyond the sequence; `Result.note` says why.
+A quantity of the dataset has the axes model, layer, direction and scope, and its own after them. Beside `x` stand
+`x_low` and `x_high`, the ends of its 95 % interval over clips. What each clip gave is kept too, as
+`<measure>.<name>` with the axis clip. NaN is a gap, and infinity lies beyond the sequence; `Result.note` says why.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class RunFolder:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`: tensors and plain Python values.
 
-        Raises ValueError if it cannot be written; the checkpoint that was there is then still whole.
+        Raises:
+            ValueError: if it cannot be written; the checkpoint that was there is then still whole.
         """
         with writing(self.path / CHECKPOINT):
             self._claim()
@@ -102,7 +103,11 @@ class RunFolder:
             write_text(path, "".join(kept))
 
     def log(self, **metrics: float) -> None:
-        """Append a line of metrics. Raises ValueError if it cannot be written."""
+        """Append a line of metrics.
+
+        Raises:
+            ValueError: if it cannot be written.
+        """
         with writing(self.path / METRICS):
             self._claim()
             with (self.path / METRICS).open("a", encoding="utf-8") as file:

@@ -18,7 +18,7 @@ class SelfAttentionMixer(nn.Module):
 
     With `directions` "forward" token i sees tokens j <= i only, else it sees all.
 
-    Arguments:
+    Args:
         config: the model's configuration, with `mixer` "attention". Heads times head width is its
             `attention_inner`, which need not be M.
 

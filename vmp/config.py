@@ -73,36 +73,38 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 class ModelConfig:
     """All that fixes a model's computation, apart from its weights.
 
-    name                free text that reports quote
-    variant             the entry of `VARIANTS` that the switches come from; see `deviations`
-    mixer               "mamba", or "attention", the control
-    d_model, depth      width M of the residual stream, and the number of blocks
-    d_state             N, states a channel
-    d_conv              width of the causal convolution, in tokens
-    expand, inner_width D, the channels of the scan, is inner_width, or expand * M where that is None
-    dt_rank             rank of the projection that makes delta; None for ceil(M / 16)
-    num_heads, attention_width   of the self-attention mixer; width None for M
-    directions          "forward", or "both": a second scan from the last token to the first
-    mask_backward       the backward scan's own-token term leaves the output (`mask_diagonal` of the scan)
-    residual            the scan's residual, in every direction
-    scan_input          what is scanned: "convolved", silu(conv(x)), or "projected", x itself
-    masked_first_step   of a masked scan: "carry" keeps C_1 Abar_1 h_0, "skip_only" outputs D u alone
-    backward_skip       D u is added in the backward direction too
-    shared_projections  one convolution (run once), x_proj, dt_proj and D serve both directions
-    halve_output        the sum over directions is divided by 2 before the last projection (Vim)
-    layer_scale         a learned gamma (M,) scales the mixer's output (Vim)
-    projection_bias, conv_bias   whether in_proj and out_proj, and the convolutions, have a bias
-    norm, norm_epsilon  "rms" or "layer" normalisation
-    kind                "video", "image" (one frame, a 2-D patch embedding), or "language"
-    image_size, patch_size       pixels; frames are square
-    num_frames, tubelet_size     frames in a clip, and frames that one patch token spans
-    channels            of a frame
-    class_token         its place: before the patches, in the middle, one at each end, or none
-    num_classes         outputs of the head; 0 for no head
-    vocab_size, tied_head        of a language model; a tied head reuses the embedding
-    drop_path           stochastic depth: the last block's rate; the first block's is 0, linear between
+    Attributes:
+        name: free text that reports quote
+        variant: the entry of `VARIANTS` that the switches come from; see `deviations`
+        mixer: "mamba", or "attention", the control
+        d_model, depth: width M of the residual stream, and the number of blocks
+        d_state: N, states a channel
+        d_conv: width of the causal convolution, in tokens
+        expand, inner_width: D, the channels of the scan, is inner_width, or expand * M where that is None
+        dt_rank: rank of the projection that makes delta; None for ceil(M / 16)
+        num_heads, attention_width: of the self-attention mixer; width None for M
+        directions: "forward", or "both": a second scan from the last token to the first
+        mask_backward: the backward scan's own-token term leaves the output (`mask_diagonal` of the scan)
+        residual: the scan's residual, in every direction
+        scan_input: what is scanned: "convolved", silu(conv(x)), or "projected", x itself
+        masked_first_step: of a masked scan: "carry" keeps C_1 Abar_1 h_0, "skip_only" outputs D u alone
+        backward_skip: D u is added in the backward direction too
+        shared_projections: one convolution (run once), x_proj, dt_proj and D serve both directions
+        halve_output: the sum over directions is divided by 2 before the last projection (Vim)
+        layer_scale: a learned gamma (M,) scales the mixer's output (Vim)
+        projection_bias, conv_bias: whether in_proj and out_proj, and the convolutions, have a bias
+        norm, norm_epsilon: "rms" or "layer" normalisation
+        kind: "video", "image" (one frame, a 2-D patch embedding), or "language"
+        image_size, patch_size: pixels; frames are square
+        num_frames, tubelet_size: frames in a clip, and frames that one patch token spans
+        channels: of a frame
+        class_token: its place: before the patches, in the middle, one at each end, or none
+        num_classes: outputs of the head; 0 for no head
+        vocab_size, tied_head: of a language model; a tied head reuses the embedding
+        drop_path: stochastic depth: the last block's rate; the first block's is 0, linear between
 
-    Raises ValueError, naming the field, for a value out of range or fields that contradict each other.
+    Raises:
+        ValueError: naming the field, where a value is out of range or fields contradict each other.
     """
 
     name: str
@@ -193,7 +195,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`. Raises ValueError for unknown or absent fields, naming them."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: for unknown or absent fields, naming them.
+        """
         known = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - set(known)):
             raise ValueError(
@@ -242,7 +248,11 @@ class ModelConfig:
         return side, side
 
     def token_layout(self) -> TokenLayout:
-        """Where the tokens of this video or image model lie. Raises ValueError for a language model."""
+        """Where the tokens of this video or image model lie.
+
+        Raises:
+            ValueError: for a language model.
+        """
         if self.kind == "language":
             raise ValueError("a language model has no frames; use TokenLayout.sequence(length)")
         return TokenLayout.video(self.num_frames // self.tubelet_size, self.grid, self.class_token)
@@ -264,13 +274,16 @@ def model_names() -> list[str]:
 def named_config(name: str, variant: str | None = None, **fields: Any) -> ModelConfig:
     """The configuration of a named model.
 
-    name      one of `model_names()`
-    variant   an entry of `VARIANTS`; None for the family's own: `videomamba` for videomamba_*, else `paper`
-    fields    any field of `ModelConfig`, overriding the name's and the variant's
-
     The `attention` variant gets two heads or one for every 64 units of width, whichever is more, and, unless
     `attention_width` is given, the width at which its mixer has as many parameters as VideoMamba's.
-    Raises ValueError for an unknown name, variant or field.
+
+    Args:
+        name: one of `model_names()`.
+        variant: an entry of `VARIANTS`; None for the family's own: `videomamba` for videomamba_*, else `paper`.
+        fields: any field of `ModelConfig`, overriding the name's and the variant's.
+
+    Raises:
+        ValueError: for an unknown name, variant or field.
     """
     if name not in model_names():
         raise ValueError(f"there is no model {name!r}; there are {', '.join(model_names())}")
@@ -331,7 +344,11 @@ def attention_control(config: ModelConfig) -> ModelConfig:
 
 
 def variant_switches(variant: str) -> Mapping[str, Any]:
-    """The switches of a variant. Raises ValueError for an unknown one."""
+    """The switches of a variant.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}; there are {', '.join(VARIANTS)}")
     return VARIANTS[variant]

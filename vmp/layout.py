@@ -14,13 +14,16 @@ from torch import Tensor
 class TokenLayout:
     """Where class tokens and patches lie in a sequence.
 
-    class_positions  0-based positions of class tokens, ascending
-    frames           T, temporal positions (frames of the clip over the tubelet size); 0 for a plain sequence
-    grid             patches down and across a frame
-    plain            tokens that belong to no frame and are no class token: all those of a text
-
     Patch tokens fill the positions that class tokens leave: frames in time order, each in raster order.
-    Raises ValueError where a class position is outside the sequence or positions do not ascend.
+
+    Attributes:
+        class_positions: 0-based positions of class tokens, ascending
+        frames: T, temporal positions (frames of the clip over the tubelet size); 0 for a plain sequence
+        grid: patches down and across a frame
+        plain: tokens that belong to no frame and are no class token: all those of a text
+
+    Raises:
+        ValueError: where a class position is outside the sequence or positions do not ascend.
     """
 
     class_positions: tuple[int, ...]
@@ -43,7 +46,11 @@ class TokenLayout:
 
     @classmethod
     def video(cls, frames: int, grid: tuple[int, int], class_token: str) -> TokenLayout:
-        """The layout of a clip. Raises ValueError for an unknown `class_token` (see `ModelConfig`)."""
+        """The layout of a clip.
+
+        Raises:
+            ValueError: for an unknown `class_token` (see `ModelConfig`).
+        """
         patches = frames * grid[0] * grid[1]
         places = {"first": (0,), "middle": (patches // 2,), "both_ends": (0, patches + 1), "none": ()}
         if class_token not in places:

@@ -123,7 +123,7 @@ class MambaMixer(nn.Module):
     Steps are initialised as in Mamba, log-uniform in [1e-3, 1e-1]. VideoMamba's code overwrites that with a
     bias of 0, which starts every step near ln 2; ours is Mamba's.
 
-    Arguments:
+    Args:
         config: the model's configuration, with `mixer` "mamba".
 
     `backend` names the scan's backend and may be set at any time; it is "auto" at first.

@@ -90,7 +90,7 @@ class VideoModel(nn.Module):
     the class tokens' last states, or of all tokens' where there is no class token; a linear head maps them to
     classes. Parameter names are those of VideoMamba's files.
 
-    Arguments:
+    Args:
         config: the configuration, of kind "video" or "image".
 
     `provenance` is a mapping that `vmp.load_checkpoint` fills: path, weights_sha256, recognised. `recompute` may be set
@@ -122,7 +122,11 @@ class VideoModel(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def token_layout(self, num_frames: int | None = None) -> TokenLayout:
-        """Where a clip's tokens lie. Raises ValueError for a number of frames the model does not take."""
+        """Where a clip's tokens lie.
+
+        Raises:
+            ValueError: for a number of frames the model does not take.
+        """
         if num_frames not in (None, self.config.num_frames):
             raise ValueError(self._wrong_frames(num_frames))
         return self.config.token_layout()
@@ -130,7 +134,8 @@ class VideoModel(nn.Module):
     def forward(self, video: Float[Tensor, "B channels T H W"]) -> Float[Tensor, "B outputs"]:
         """The logits of each class, or the features (B, M) where the model has no head.
 
-        Raises ValueError for a clip of another shape than the configuration's.
+        Raises:
+            ValueError: for a clip of another shape than the configuration's.
         """
         features = self.features(video)
         return self.head(features) if self.config.num_classes else features
@@ -185,7 +190,7 @@ class VideoModel(nn.Module):
 class LanguageModel(nn.Module):
     """A Mamba language model: embedding, blocks, final norm, and a head, by default the embedding again.
 
-    Arguments:
+    Args:
         config: the configuration, of kind "language".
 
     `provenance` is as in `VideoModel`. Source: Gu and Dao, arXiv 2312.00752, and the mamba_ssm package.
@@ -226,7 +231,7 @@ def build_model(config: ModelConfig) -> VideoModel | LanguageModel:
 def create_model(name: str, variant: str | None = None, **fields: Any) -> VideoModel:
     """A named video or image model with fresh weights from torch's global generator.
 
-    Arguments:
+    Args:
         name: videomamba_tiny, _small or _middle, videomambapro_tiny, _small or _middle, or vmp_micro.
         variant: an entry of `vmp.config.VARIANTS`; by default `videomamba` for the first three, else `paper`.
         fields: any field of `vmp.config.ModelConfig`: num_classes, num_frames, image_size, drop_path, ...

@@ -40,9 +40,9 @@ def octaves(length: int) -> int:
 
 
 def draw_mediators(length: int, margin: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, " j"]:
-    """At most ``count`` positions, each once, that have a token ``margin`` or more away on either side.
+    """At most `count` positions, each once, that have a token `margin` or more away on either side.
 
-    None where the sequence has fewer than 2 ``margin`` + 1 tokens.
+    None where the sequence has fewer than 2 `margin` + 1 tokens.
     """
     possible = np.arange(margin, length - margin)
     return np.sort(rng.choice(possible, min(count, len(possible)), replace=False))
@@ -51,7 +51,7 @@ def draw_mediators(length: int, margin: int, count: int, rng: np.random.Generato
 def draw_triples(
     length: int, margin: int, mediators: Int[np.ndarray, " j"], count: int, rng: np.random.Generator
 ) -> Triples:
-    """``count`` triples for each mediator and octave of the lag i - k, uniform over those there are.
+    """`count` triples for each mediator and octave of the lag i - k, uniform over those there are.
 
     Args:
         margin: i and k are at least that far from j: 1, or the width of a convolution that is to be kept out.
@@ -82,7 +82,7 @@ def draw_triples(
 def related_triples(
     allowed: Bool[Tensor, "L L"], mediators: Int[np.ndarray, " j"], count: int, rng: np.random.Generator
 ) -> Triples:
-    """``count`` triples for each mediator, uniform over those all of whose pairs the layer may relate.
+    """`count` triples for each mediator, uniform over those all of whose pairs the layer may relate.
 
     Args:
         allowed: which columns each row may see, such as those of its patch or of its frame alone.
@@ -102,7 +102,7 @@ def related_triples(
 
 
 def _other(i: int, j: int, k: int, margin: int, rng: np.random.Generator) -> int:
-    """A key of row i, uniform over those at least ``margin`` from j but k itself; i where there is no other."""
+    """A key of row i, uniform over those at least `margin` from j but k itself; i where there is no other."""
     before, after = j - margin + 1, i - (j + margin) + 1
     place = int(rng.integers(before - 1 + after))
     if place < before - 1:

@@ -38,7 +38,11 @@ class Packet(NamedTuple):
 
 
 def read_video(path: pathlib.Path, choose: Choose, view: View) -> list[UInt8[np.ndarray, "..."]]:
-    """`experiments.data.read_frames` of a file. Raises ValueError as it, and av.FFmpegError."""
+    """`experiments.data.read_frames` of a file.
+
+    Raises:
+        ValueError, av.FFmpegError: the file cannot be read, or no frame of it decoded.
+    """
     packets = read_packets(path)
     wanted = choose(len(packets)).tolist()
     picked = pick_frames(path, packets, set(wanted), view)

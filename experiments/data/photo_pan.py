@@ -57,7 +57,8 @@ ATTEMPTS = 16
 def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
     """One of PHOTOGRAPHS as RGB; grey ones have three equal channels.
 
-    Raises ValueError for any other name.
+    Raises:
+        ValueError: for any other name.
     """
     if name not in PHOTOGRAPHS:
         raise ValueError(f"no photograph {name!r}: there are {', '.join(PHOTOGRAPHS)}")

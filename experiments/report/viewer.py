@@ -94,7 +94,7 @@ def pack(grid: SavedGrid, budget: int = BUDGET) -> Packed:
 def _matrices(
     arrays: Mapping[str, np.ndarray], room: int, most: int
 ) -> tuple[dict[int, dict[str, dict[str, Any]]], int]:
-    """By clip and layer, what fits in ``room`` characters, or one that fits in ``most``; and characters spent."""
+    """By clip and layer, what fits in `room` characters, or one that fits in `most`; and characters spent."""
     count, layers = arrays["P"].shape[:2]
     shown: dict[int, dict[str, dict[str, Any]]] = {}
     spent = 0
@@ -116,8 +116,8 @@ def _matrices(
 def pack_rows(matrix: Float[np.ndarray, "L L"], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """One matrix of rows that sum to 1, or to 0 where a row has no weight.
 
-    Returns ``keys``, which keys a row holds (all, lower: up to its own, upper: from its own on), and in base64
-    ``weights``, a byte a key; ``peaks`` and ``shares``, 16 bits a row and a row's frames and class tokens.
+    Returns `keys`, which keys a row holds (all, lower: up to its own, upper: from its own on), and in base64
+    `weights`, a byte a key; `peaks` and `shares`, 16 bits a row and a row's frames and class tokens.
     """
     P = np.nan_to_num(matrix.astype(np.float64))
     peaks = P.max(axis=1, initial=0.0)

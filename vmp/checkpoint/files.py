@@ -48,12 +48,13 @@ class CheckpointError(ValueError):
 class StoredWeights:
     """The tensors of one file, names as they stand in it.
 
-    path        the file
-    format      "safetensors" or "pickle"
-    tensors     by name
-    container   the entry of the file that held them, or None where the file is the state dict itself
-    passed_over other entries that hold weights too
-    metadata    of a safetensors file
+    Attributes:
+        path: the file
+        format: "safetensors" or "pickle"
+        tensors: by name
+        container: the entry of the file that held them, or None where the file is the state dict itself
+        passed_over: other entries that hold weights too
+        metadata: of a safetensors file
     """
 
     path: Path
@@ -67,7 +68,7 @@ class StoredWeights:
 def read_stored(path: str | os.PathLike[str], container: str | None = None) -> StoredWeights:
     """Read a safetensors file, or a pickle by `torch.load(weights_only=True)`.
 
-    Arguments:
+    Args:
         path: the file.
         container: the entry of a training save to take; by default the first of `CONTAINERS` that is there.
 

@@ -24,14 +24,15 @@ _LISTED = 8
 class Loaded:
     """A model read from a file, and what the file was.
 
-    model           in evaluation mode, on the CPU
-    config          its configuration
-    recognised      one line: what the file was taken for, and how else it could be read
-    missing         parameters that the file lacks and that were allowed to be missing: they are freshly drawn
-    unexpected      entries that the model has no place for and that were allowed
-    ignored         entries that are no part of the model: distillation heads, pretraining decoders
-    weights_sha256  of the file's weights under this project's names, whatever container or prefix they had
-    metadata        of a safetensors file
+    Attributes:
+        model: in evaluation mode, on the CPU
+        config: its configuration
+        recognised: one line: what the file was taken for, and how else it could be read
+        missing: parameters that the file lacks and that were allowed to be missing: they are freshly drawn
+        unexpected: entries that the model has no place for and that were allowed
+        ignored: entries that are no part of the model: distillation heads, pretraining decoders
+        weights_sha256: of the file's weights under this project's names, whatever container or prefix they had
+        metadata: of a safetensors file
     """
 
     model: VideoModel | LanguageModel
@@ -67,7 +68,7 @@ def read_checkpoint(
     Files of VideoMamba (image, video, masked pretraining), VideoMambaPro, Vim, mamba_ssm's and Hugging Face's
     Mamba language models, and of `save_checkpoint`. Pickles are read by `torch.load(weights_only=True)` or not at all.
 
-    Arguments:
+    Args:
         path: a safetensors file, or one that `torch.save` wrote.
         family: "videomamba", "videomambapro", "vim" or "mamba", where names and shapes fit several.
         container: which entry of a training save to read: "model", "module", "model_ema" or "state_dict".

@@ -40,13 +40,14 @@ _OTHERS = {
 class Recognition:
     """What a file is.
 
-    family    one of `FAMILIES`, or "own" for a file of `save_checkpoint`
-    title     the family in words
-    tensors   the weights under this project's names
-    config    the configuration they were stored under, as far as they tell; the rest by the family's defaults
-    open      names of fields that the tensors leave open
-    notes     remarks for the line that says what was recognised
-    ignored   names of entries that are no part of the model
+    Attributes:
+        family: one of `FAMILIES`, or "own" for a file of `save_checkpoint`
+        title: the family in words
+        tensors: the weights under this project's names
+        config: the configuration they were stored under, as far as they tell; the rest by the family's defaults
+        open: names of fields that the tensors leave open
+        notes: remarks for the line that says what was recognised
+        ignored: names of entries that are no part of the model
     """
 
     family: str
@@ -70,7 +71,7 @@ class _Names:
 def recognise(stored: StoredWeights, family: str | None = None) -> Recognition:
     """Tell the model from names and shapes.
 
-    Arguments:
+    Args:
         stored: the file's tensors.
         family: one of `FAMILIES`, where names and shapes alone would be read as another one.
 

@@ -25,7 +25,7 @@ def save_checkpoint(
     The file is written beside `path` and then renamed, so that a reader meets the old file or the new one whole.
     `read_checkpoint` gives back every weight bit for bit.
 
-    Arguments:
+    Args:
         model: the model; its dtype is kept.
         path: the file, replaced if it is there.
         metadata: more entries for the file's metadata, text to text.

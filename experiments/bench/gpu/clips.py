@@ -24,7 +24,7 @@ class NoiseClip:
 def noise(
     num_frames: int, image_size: int, count: int, seed: int, paths: Sequence[Path] = ()
 ) -> Iterator[NoiseClip]:
-    """An entry point of `analysis.clips`: normal noise; ``paths`` is not used."""
+    """An entry point of `analysis.clips`: normal noise; `paths` is not used."""
     generator = torch.Generator().manual_seed(seed)
     for index in range(count):
         video = torch.randn(3, num_frames, image_size, image_size, generator=generator)

@@ -48,7 +48,8 @@ def _number(row: Row, name: str) -> float:
 def draw_efficiency(run: BenchRun, folder: Path) -> Path:
     """Draw clips a second and memory a clip against frames, a column a size, as PNG and SVG; the PNG's path.
 
-    Raises ValueError where the run timed no model.
+    Raises:
+        ValueError: where the run timed no model.
     """
     found = {quantity: efficiency_points(run, quantity) for quantity, _, _ in PANELS}
     columns = list(found["throughput"])

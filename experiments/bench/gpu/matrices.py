@@ -40,7 +40,7 @@ SAYS = {
 
 @dataclass(frozen=True)
 class MatrixSizes:
-    """What is measured: ``matrix`` and its frames, passes in all layers, a model by name and its arguments."""
+    """What is measured: `matrix` and its frames, passes in all layers, a model by name and its arguments."""
 
     matrix: bench.ReduceSizes = field(default_factory=bench.ReduceSizes)
     passes: int = 64
@@ -142,7 +142,7 @@ def _time(
     device: str,
     emit: Emit,
 ) -> None:
-    """Emit the time of ``count`` passes, each of an operator made anew."""
+    """Emit the time of `count` passes, each of an operator made anew."""
 
     def passes() -> None:
         for index in range(count):

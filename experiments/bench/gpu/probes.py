@@ -1,4 +1,4 @@
-"""The probes' command lines with ``--device cuda``: every number beside that of ``--device cpu``."""
+"""The probes' command lines with `--device cuda`: every number beside that of `--device cpu`."""
 
 import io
 import json

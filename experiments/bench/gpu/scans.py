@@ -29,7 +29,7 @@ TIMED = (FIRST, f"{FIRST}, plain", "mamba_ssm_cuda", "spec", "token loop", PEER)
 
 @dataclass(frozen=True)
 class GpuSizes:
-    """What is timed: (B, L) of each case; loops whose gradients grow as L squared up to ``longest_loop`` tokens."""
+    """What is timed: (B, L) of each case; loops whose gradients grow as L squared up to `longest_loop` tokens."""
 
     channels: int = 1152
     states: int = 16
