@@ -93,8 +93,8 @@ def attention_rows(model: vmp.VideoModel, clips: Sequence[Clip]) -> dict[str, np
     model.
 
     Returns:
-        By name: `P`, (K, K', directions, L, L) in float16, where a row whose sum is 0 is 0; `layers` and `directions`, in
-        the order of its axes; `names` and `labels` of the K clips; `class_positions`, 0-based, empty without a class
+        By name: `P`, (K, K', directions, L, L) in float16, where a row whose sum is 0 is 0; `layers` and `directions`,
+        in the order of its axes; `names` and `labels` of the K clips; `class_positions`, 0-based, empty without a class
         token; and `grid`, temporal positions, and patches down and across, which hold the other tokens in order.
     """
     layout, depth = model.token_layout(), model.config.depth
