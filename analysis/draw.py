@@ -54,6 +54,9 @@ MODEL_LOOKS: Sequence[Mapping[str, Any]] = (
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (5, 1))},
 )
 
+FILLS = {"backward": "none", "j<=i": "left", "j>=i": "right"}
+"""How full the markers of a direction, or side, are where colours and shapes tell models apart."""
+
 SIDE_OF = {"forward": "j<=i", "backward": "j>=i"}
 WHOLE_ROWS = ("both", "time", "space")
 """What a scan's direction stands beside in self-attention: that side alone, or the whole where sides are not apart;
@@ -147,8 +150,8 @@ def plot_by_layer(
         layers = result.layers_of(name)
         rows = [result.number(quantity, layer, where, scope, name, **own) for layer in layers]
         look = look_of(where) if len(models) == 1 else model_look(result.models.index(name))
-        if len(models) > 1 and direction is None and where.startswith("backward"):
-            look = {**look, "markerfacecolor": "white"}
+        if len(models) > 1 and direction is None:
+            look = {**look, "fillstyle": FILLS.get(where.split()[-1], "full")}
         label = where if len(models) == 1 else name if direction is not None else f"{name}, {where}"
         points(ax, np.array(layers) + shift, rows, label, look)
     ax.set_ylabel(label_of(result, quantity))

@@ -331,7 +331,7 @@ class Result:
         Raises:
             KeyError: with what there is, for another plot or another argument.
         """
-        from analysis.draw import plot_by_layer
+        from analysis.draw import plot_by_layer, styled
 
         made = {name: plot for measure in self.measures.values() for name, plot in measure.plots.items()}
         if what in made:
@@ -347,7 +347,7 @@ class Result:
             drawn = made[what](self, ax=ax, **where)
             if "model" in taken and len(self.models) > 1:
                 side = next((loc for loc in ("left", "right") if drawn.get_title(loc)), "center")
-                drawn.set_title(", ".join(filter(None, [model, drawn.get_title(side)])), loc=side)
+                styled(drawn.set_title)(", ".join(filter(None, [model, drawn.get_title(side)])), loc=side)
             return drawn
         numbers = [
             name
