@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.draw import legend_above, model_look, new_axes, no_data, shifts, styled, whole_numbers
 from analysis.relevance.deletion import PARTS
-from analysis.relevance.measure import RANDOM, RANKINGS, parts_of
+from analysis.relevance.rankings import RANDOM, RANKINGS, parts_of
 from analysis.result import Result
 
 DRAWN = ("rollout contribution", "last row contribution", "gradient", "gradient x change")

@@ -12,7 +12,8 @@ import analysis
 from analysis.capture import record
 from analysis.inputs import Sample
 from analysis.relevance import RANKINGS, Relevance, relevance
-from analysis.relevance.measure import NO_HEAD, RANDOM, REFERENCE
+from analysis.relevance.measure import REFERENCE
+from analysis.relevance.rankings import NO_HEAD, RANDOM
 from tests.analysis.models import clip, language_model, video_model
 from tests.analysis.test_registry import own
 from vmp.layout import TokenLayout
