@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-COLUMNS = 5
+COLUMNS = 6
 NEXT, DONE, JOBS = range(3)
 """The counters of a table's first row: the next job, how many are done, and how many there are."""
 

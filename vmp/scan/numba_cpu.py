@@ -24,8 +24,8 @@ from vmp.scan.vectors import BYTES
 # State updates below which starting threads costs more than it saves.
 SERIAL = 100_000
 
-Options = tuple[bool, bool, bool]
-"""What is compiled into a kernel: whether the residual is elemental, the mask, and whether the start is silent."""
+Options = tuple[bool, bool]
+"""What is compiled into a kernel: whether the residual is elemental, and the mask."""
 
 
 def supports(call: ScanCall) -> str | None:
@@ -52,9 +52,9 @@ def scan(call: ScanCall) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]
     D = call.u.new_zeros(call.u.shape[1]) if call.D is None else call.D
     B, C = call.B.transpose(2, 3), call.C.transpose(2, 3)
     tensors = (call.u, step_sizes(call), call.A, B, C, D, h0, call.z)
-    options = (call.residual == "elemental", call.mask_diagonal, call.silent_start)
+    options = (call.residual == "elemental", call.mask_diagonal)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return _Scan.apply(*tensors, options, call.reverse, keep)
+    return _Scan.apply(*tensors, options, call.reverse, call.silent_start, keep)
 
 
 class _Scan(torch.autograd.Function):
@@ -73,6 +73,7 @@ class _Scan(torch.autograd.Function):
         z: Float[Tensor, "B D L"] | None,
         options: Options,
         reverse: bool,
+        silent: bool,
         keep: bool,
     ) -> tuple[Float[Tensor, "B D L"], Float[Tensor, "B D N"]]:
         batch, channels, length = u.shape
@@ -90,19 +91,19 @@ class _Scan(torch.autograd.Function):
         _run(
             numba_kernels.forward,
             options,
-            (channels, length, groups, z is not None, reverse),
+            (channels, length, groups, z is not None, reverse, silent),
             (u, delta, u if z is None else z, out),
             (A, B, C, D, h0, last_state, boundaries),
         )
         ctx.save_for_backward(u, delta, A, B, C, D, h0, boundaries, *(() if z is None else (z,)))
-        ctx.options = (options, reverse)
+        ctx.options = (options, reverse, silent)
         return out, last_state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, A, B, C, D, h0, boundaries, *gate = ctx.saved_tensors
-        options, reverse = ctx.options
+        options, reverse, silent = ctx.options
         batch, channels, length = u.shape
         states = A.shape[1]
         groups = math.lcm(B.shape[1], C.shape[1])
@@ -119,13 +120,13 @@ class _Scan(torch.autograd.Function):
         _run(
             numba_kernels.backward,
             options,
-            (channels, length, groups, bool(gate), reverse),
+            (channels, length, groups, bool(gate), reverse, silent),
             (u, delta, *(gate or [u]), dout, du, ddelta, *(dz or [du])),
             (A, B, C, D, boundaries, dlast.contiguous(), dA, dB, dC, dD, dh0),
         )
         dB, dC = _sum_jobs(dB, B), _sum_jobs(dC, C)
         gradients = (du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dh0, dz[0] if dz else None)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _sum_jobs(partial: Float[Tensor, "B jobs L1 N"], like: Float[Tensor, "B1 G L1 N"]) -> Tensor:
@@ -156,7 +157,7 @@ def _jobs(channels: int, groups: int) -> int:
 def _run(
     kernel: Callable[..., Any],
     options: Options,
-    size: tuple[int, int, int, bool, bool],
+    size: tuple[int, int, int, bool, bool, bool],
     sequences: Sequence[Tensor],
     arrays: Sequence[Tensor],
 ) -> None:

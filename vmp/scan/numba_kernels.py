@@ -210,18 +210,18 @@ def _four_axes(table, row, number):
 
 
 @functools.cache
-def forward(number: type, elemental: bool, mask: bool, silent: bool = False) -> Any:
+def forward(number: type, elemental: bool, mask: bool) -> Any:
     """Return the kernel of the outputs and the last state, for arrays of the type `number`.
 
-    The rows of its table, after the counters, are (D, L, groups, whether there is a gate, whether in reverse); the
-    sequences u, delta, z and out; the arrays A, B, C, D, h0, last_state and boundaries.
+    The rows of its table, after the counters, are (D, L, groups, whether there is a gate, whether in reverse, whether
+    the start is silent); the sequences u, delta, z and out; the arrays A, B, C, D, h0, last_state and boundaries.
     """
 
     @cfunc(types.void(types.voidptr), cache=True, error_model="numpy")
     def kernel(address):
         counters, table = carray(address, (COLUMNS,), np.int64), carray(address, (13, COLUMNS), np.int64)
         channels, length, groups = table[1, 0], table[1, 1], table[1, 2]
-        gated, reverse = table[1, 3] != 0, table[1, 4] != 0
+        gated, reverse, silent = table[1, 3] != 0, table[1, 4] != 0, table[1, 5] != 0
         u, delta, z = _sequence(table, 2, number), _sequence(table, 3, number), _sequence(table, 4, number)
         out = _sequence(table, 5, number)
         A, D = _two_axes(table, 6, number), _one_axis(table, 9, number)
@@ -308,7 +308,7 @@ def forward(number: type, elemental: bool, mask: bool, silent: bool = False) -> 
 
 
 @functools.cache
-def backward(number: type, elemental: bool, mask: bool, silent: bool = False) -> Any:
+def backward(number: type, elemental: bool, mask: bool) -> Any:
     """Return the kernel of the gradients; those of B and C are sums over a job's channels.
 
     The rows of its table, after the counters, are that of sizes as for `forward`; the sequences u, delta, z, dout, du,
@@ -319,7 +319,7 @@ def backward(number: type, elemental: bool, mask: bool, silent: bool = False) ->
     def kernel(address):
         counters, table = carray(address, (COLUMNS,), np.int64), carray(address, (20, COLUMNS), np.int64)
         channels, length, groups = table[1, 0], table[1, 1], table[1, 2]
-        gated, reverse = table[1, 3] != 0, table[1, 4] != 0
+        gated, reverse, silent = table[1, 3] != 0, table[1, 4] != 0, table[1, 5] != 0
         u, delta, z = _sequence(table, 2, number), _sequence(table, 3, number), _sequence(table, 4, number)
         dout, du = _sequence(table, 5, number), _sequence(table, 6, number)
         ddelta, dz = _sequence(table, 7, number), _sequence(table, 8, number)

@@ -1,5 +1,5 @@
-"""Triton's interpreter takes milliseconds a step: there the states that its backward pass keeps are 8 steps apart,
-so that short sequences have several of them.
+"""Triton's interpreter takes milliseconds a step: it is relieved of what it repeats, and there the states that the
+backward pass keeps are 8 steps apart, so that short sequences have several of them.
 """
 
 from collections.abc import Iterator
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.interpreter import hasten
 from vmp.scan import available_backends
+
+hasten()
 
 
 @pytest.fixture(scope="module", autouse=True)
