@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from analysis.intervals import LEVEL
 
@@ -88,8 +87,7 @@ def seed_interval(
 
 def holm(p_values: pd.Series) -> pd.Series:
     """Holm's adjusted p-values; NaN stays NaN and is no part of the family."""
-    adjusted = p_values.astype(float).copy()
-    known = adjusted.notna()
-    if known.any():
-        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
-    return adjusted
+    # statsmodels' own collects garbage at every call, which takes longer than all the rest of a report's statistics.
+    known = p_values.astype(float).dropna().sort_values()
+    adjusted = (known * np.arange(len(known), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p_values.index)
