@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from analysis.intervals import LEVEL
 
@@ -80,8 +80,8 @@ def seed_interval(
         return Estimate(mean, sd=sd, n=count, note="all seeds equal: no interval")
     df = float(squared.sum() ** 2 / (squared**2 / [len(sample) - 1 for sample in samples]).sum())
     error = float(np.sqrt(squared.sum()) / len(samples))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, df))
+    reach = float(special.stdtrit(df, (1 + LEVEL) / 2)) * error
+    p_value = float(2 * special.stdtr(df, -abs(mean) / error))
     return Estimate(mean, mean - reach, mean + reach, sd, count, df, p_value)
 
 
