@@ -138,7 +138,10 @@ def test_bases_that_disagree_tell_nothing():
     up, down = (
         grid_tables(
             Truth(accuracy={"paper": accuracy}, seed_sd=0.001),
-            **{"tasks": (task,), "variants": ("videomamba", "paper"), "seeds": 8, "layers": 1},
+            tasks=(task,),
+            variants=("videomamba", "paper"),
+            seeds=8,
+            layers=1,
         )
         for task, accuracy in (("recall", 0.99), ("relation", 0.6))
     )

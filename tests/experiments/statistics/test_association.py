@@ -40,9 +40,7 @@ def low_p_values(accuracies, numbers):
     """How many p-values of cells, and how many of variants, are below 0.05 where each base is a task of its own."""
     cells, probes = tables(accuracies, numbers, VARIANTS[:5], tasks=[f"{b:02d}" for b in range(len(numbers))])
     # In both directions the numbers are the same: one is enough.
-    table = rank_correlations(
-        cells, probes[probes["direction"] == "forward"], resamples=10, permutations=400
-    )
+    table = rank_correlations(cells, probes[probes["direction"] == "forward"], resamples=10, permutations=400)
     return (table[table["direction"] == "mean"][["p_value", "p_variants"]] < 0.05).sum()
 
 
