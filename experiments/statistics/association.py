@@ -110,7 +110,7 @@ def rank_correlations(
     block_fields = [*(name for name in base_fields(cells) if name != "task"), "seed"]
     rows = []
     for task, group, chosen in _groups(keep):
-        merged = numbers.merge(chosen, on="cell")
+        merged = numbers.merge(chosen, on="cell").sort_values("variant", kind="stable")
         for key, table in groups(merged, keys[2:]):
             if group == GROUPS[1] and "attention" not in set(table["variant"]):
                 continue  # Self-attention has no such number: the cells are those of the Mamba variants.
@@ -141,7 +141,7 @@ class Stratum:
 
 
 def _blocks(table: pd.DataFrame, fields: list[str]) -> list[Stratum]:
-    blocks = (group.sort_values("variant") for _, group in groups(table, fields) if len(group) > 1)
+    blocks = (group for _, group in groups(table, fields) if len(group) > 1)
     return [
         Stratum(tuple(b["variant"]), b["value"].to_numpy(dtype=float), b["accuracy"].to_numpy(dtype=float))
         for b in blocks

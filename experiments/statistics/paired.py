@@ -75,9 +75,8 @@ def _pairs(
     cells: pd.DataFrame, predictions: pd.DataFrame, base: list[str], reference: str
 ) -> Iterator[tuple[tuple[object, ...], list[Pair], str]]:
     """For each base and variant: its fields, a pair for each seed that both have, and the seeds that one lacks."""
-    hits = {
-        cell: group.set_index("clip")["correct"].sort_index() for cell, group in predictions.groupby("cell")
-    }
+    in_order = predictions.sort_values("clip", kind="stable").set_index("clip")
+    hits = dict(iter(in_order.groupby("cell")["correct"]))
     for key, group in cells.groupby(base, dropna=False):
         by_variant = {name: part.set_index("seed")["cell"] for name, part in group.groupby("variant")}
         others = by_variant.pop(reference, None)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from tests.experiments.grids import tiny_grid  # noqa: F401
 from tests.experiments.reports import report  # noqa: F401
@@ -11,7 +12,8 @@ from tests.experiments.reports import report  # noqa: F401
 def _on_one_thread_of_the_cpu():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    # Threads of numpy that wait for each other compute, too.
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("ACCELERATE_USE_CPU", "true")
         yield
     torch.set_num_threads(threads)

@@ -207,21 +207,20 @@ def _probes(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.D
 
 
 def _profiles(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.DataFrame:
-    frames = config["frames"]
-    rows = []
+    frames = np.arange(config["frames"])
+    parts = []
     for trained, layer, direction, scope in itertools.product(
         (True, False), range(layers), _directions(config["variant"]), SCOPES
     ):
         where = {"trained": trained, "layer": layer, "direction": direction, "scope": scope}
-        for lag in range(frames):
-            value = np.exp(-0.4 * lag) * rng.uniform(0.9, 1.1)
-            ends = {"value": value, "low": 0.9 * value, "high": 1.1 * value}
-            rows.append(where | {"quantity": "frame_lag_profile", "unit": "W", "index": str(lag)} | ends)
-        share = rng.dirichlet(np.ones(frames), size=frames)
-        for s, t in itertools.product(range(frames), repeat=2):
-            ends = dict.fromkeys(("value", "low", "high"), share[s, t])
-            rows.append(where | {"quantity": "frame_matrix", "unit": "fraction", "index": f"{s},{t}"} | ends)
-    return pd.DataFrame(rows)
+        lags = np.exp(-0.4 * frames) * rng.uniform(0.9, 1.1, size=len(frames))
+        about = {"quantity": "frame_lag_profile", "unit": "W", "index": frames.astype(str)}
+        parts.append(where | about | {"value": lags, "low": 0.9 * lags, "high": 1.1 * lags})
+        share = rng.dirichlet(np.ones(len(frames)), size=len(frames)).ravel()
+        pairs = [f"{s},{t}" for s, t in itertools.product(frames, repeat=2)]
+        about = {"quantity": "frame_matrix", "unit": "fraction", "index": pairs}
+        parts.append(where | about | dict.fromkeys(("value", "low", "high"), share))
+    return pd.concat(map(pd.DataFrame, parts), ignore_index=True)
 
 
 def _training(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.DataFrame:

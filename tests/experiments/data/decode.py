@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-SIZE, SIDE = 16, 12  # of the frames that are read, and of a digit in them
+SIZE, SIDE = 12, 9  # of the frames that are read, and of a digit in them
 TARGET = load_digits().target
 
 
@@ -20,7 +20,7 @@ def templates() -> np.ndarray:
         ndimage.zoom(image, SIDE / 8, order=3, mode="grid-constant", grid_mode=True)
         for image in load_digits().images
     ]
-    return standardised(np.stack(enlarged).reshape(len(enlarged), -1))
+    return standardised(np.stack(enlarged).reshape(len(enlarged), -1).astype(np.float32))
 
 
 def standardised(rows: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def standardised(rows: np.ndarray) -> np.ndarray:
 
 def samples(frames: np.ndarray) -> list[int | None]:
     """The sample that each frame (SIZE x SIZE pixels) shows; None where it shows no digit."""
-    grey = frames.astype(float).min(-1)  # both marks have a channel at 0
+    grey = frames.astype(np.float32).min(-1)  # both marks have a channel at 0
     windows = np.lib.stride_tricks.sliding_window_view(grey, (SIDE, SIDE), axis=(1, 2))
     places = windows.shape[1] * windows.shape[2]
     likeness = standardised(windows.reshape(-1, SIDE * SIDE)) @ templates().T

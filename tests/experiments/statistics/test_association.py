@@ -16,27 +16,36 @@ from tests.experiments.made_tables import Truth, grid_tables
 VARIANTS = ("videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")
 
 
-def tables(accuracies, numbers, variants=VARIANTS, frames=(8,), quantity="decay_index_tokens"):
-    """Cells of recall and a probe's numbers: arrays (bases, seeds, variants); one layer, both directions."""
+FEW = {"resamples": 20, "permutations": 50}
+
+
+def tables(accuracies, numbers, variants=VARIANTS, frames=None, tasks=None):
+    """Cells and a probe's numbers: arrays (bases, seeds, variants); one layer, both directions.
+
+    Bases are of recall with 8 frames, or of `tasks` and `frames`, which have a name and a number for each.
+    """
     cells, probes = [], []
     for (b, s, v), value in np.ndenumerate(np.asarray(numbers, dtype=float)):
         cell = f"{b}-{s}-{v}"
-        named = {"cell": cell, "task": "recall", "frames": frames[b], "class_token": "first"}
-        cells.append({**named, "variant": variants[v], "seed": s, "accuracy": accuracies[b][s][v]})
+        named = {"cell": cell, "task": tasks[b] if tasks else "recall", "frames": frames[b] if frames else 8}
+        of = {"class_token": "first", "variant": variants[v], "seed": s, "accuracy": accuracies[b][s][v]}
+        cells.append(named | of)
         sides = ("both j<=i", "both j>=i") if variants[v] == "attention" else ("forward", "backward")
-        probes += [
-            {
-                "cell": cell,
-                "trained": True,
-                "probe": "decay",
-                "layer": 0,
-                "direction": side,
-                "quantity": quantity,
-            }
-            | {"scope": "contribution", "unit": "none", "value": value}
-            for side in sides
-        ]
-    return pd.DataFrame(cells), pd.DataFrame(probes)
+        probes += [{"cell": cell, "direction": side, "value": value} for side in sides]
+    about = {"trained": True, "probe": "decay", "layer": 0, "quantity": "decay_index_tokens"}
+    return pd.DataFrame(cells), pd.DataFrame(probes).assign(**about, scope="contribution", unit="none")
+
+
+def low_p_values(accuracies, numbers):
+    """How many p-values of cells, and how many of variants, are below 0.05 where each base is a task of its own."""
+    cells, probes = tables(accuracies, numbers, VARIANTS[:5], tasks=[f"{b:02d}" for b in range(len(numbers))])
+    # In both directions the numbers are the same: one is enough.
+    table = rank_correlations(cells, probes[probes["direction"] == "forward"], resamples=10, permutations=400)
+    return (table[table["direction"] == "mean"][["p_value", "p_variants"]] < 0.05).sum()
+
+
+def probes_of(grid, quantity):
+    return grid["probes"][grid["probes"]["quantity"] == quantity]
 
 
 def row(table, group=GROUPS[1]):
@@ -74,29 +83,22 @@ def test_monotone_changes_and_order_change_nothing_and_a_turned_sign_turns_it(se
     rng = np.random.default_rng(seed)
     accuracies, numbers = rng.random((1, 2, 4)), rng.random((1, 2, 4))
     cells, probes = tables(accuracies, numbers, VARIANTS[:4])
-    found = rank_correlations(cells, probes, resamples=20, permutations=50)
+    found = rank_correlations(cells, probes, **FEW)
     bent = probes.assign(value=np.exp(5 * probes["value"]))
     shuffled = (table.sample(frac=1, random_state=seed) for table in (cells, bent))
-    pd.testing.assert_frame_equal(rank_correlations(*shuffled, resamples=20, permutations=50), found)
-    turned = rank_correlations(cells, probes.assign(value=-probes["value"]), resamples=20, permutations=50)
+    pd.testing.assert_frame_equal(rank_correlations(*shuffled, **FEW), found)
+    turned = rank_correlations(cells, probes.assign(value=-probes["value"]), **FEW)
     np.testing.assert_allclose(turned["correlation"], -found["correlation"])
     np.testing.assert_allclose(turned["p_variants"], found["p_variants"])
 
 
 def test_a_known_effect_is_found_and_a_null_is_not():
-    rng = np.random.default_rng(1)
-    low = {"p_value": 0, "p_variants": 0}
-    for _ in range(40):
-        cells, probes = tables(rng.random((1, 3, 6)), rng.random((1, 3, 6)))
-        null = row(rank_correlations(cells, probes, resamples=10, permutations=400))
-        for name in low:
-            low[name] += null[name] < 0.05
     # Of 40 nulls 2 are expected below 0.05, and more than 7 but once in 1000.
-    assert max(low.values()) <= 7
+    assert low_p_values(*np.random.default_rng(1).random((2, 40, 3, 5))).max() <= 7
     decay = {(v, "decay_index_tokens"): 0.1 * k for k, v in enumerate(VARIANTS)}
     better = {v: 0.8 - 0.08 * k for k, v in enumerate(VARIANTS)}
     grid = grid_tables(Truth(accuracy=better, probes=decay), variants=VARIANTS, tasks=("recall",), layers=1)
-    table = rank_correlations(grid["cells"], grid["probes"])
+    table = rank_correlations(grid["cells"], grid["probes"], resamples=200, permutations=2000)
     effect = row(table[table["quantity"] == "decay_index_tokens"])
     assert effect["high"] < -0.5
     assert effect["p_variants"] < 0.01
@@ -106,31 +108,31 @@ def test_a_known_effect_is_found_and_a_null_is_not():
 
 def test_dependent_cells_of_a_variant_deceive_the_permutation_of_cells_alone():
     """Accuracy and probe are each the variant's, with nothing to do with each other."""
-    rng = np.random.default_rng(2)
-    rejected = np.zeros(2)
-    for _ in range(40):
-        accuracies, numbers = (np.tile(rng.permutation(6) / 10, (1, 5, 1)) for _ in range(2))
-        found = row(rank_correlations(*tables(accuracies, numbers), resamples=10, permutations=400))
-        rejected += [found["p_value"] < 0.05, found["p_variants"] < 0.05]
-    assert rejected[0] > 13
-    assert rejected[1] <= 7
+    orders = np.random.default_rng(2).permuted(np.tile(np.arange(5.0), (2, 40, 1, 1)), axis=-1)
+    low = low_p_values(*np.tile(orders, (5, 1)))
+    assert low["p_value"] > 13
+    assert low["p_variants"] <= 7
 
 
 def test_gaps_are_left_out_and_said():
     accuracies, numbers = np.random.default_rng(3).random((2, 1, 2, 4))
     cells, probes = tables(accuracies, numbers, VARIANTS[:4])
     lacking = probes.assign(value=probes["value"].where(probes["cell"] != "0-0-0"))
-    assert row(rank_correlations(cells, lacking), GROUPS[0])["cells"] == 7
+    assert row(rank_correlations(cells, lacking, **FEW), GROUPS[0])["cells"] == 7
     assert rank_correlations(cells, probes.assign(value=np.nan)).empty
-    flat = row(rank_correlations(cells, probes.assign(value=1.0)), GROUPS[0])
+    flat = row(rank_correlations(cells, probes.assign(value=1.0), **FEW), GROUPS[0])
     assert np.isnan(flat["correlation"])
     assert flat["note"] == "the probe or the accuracy never varies within a base and seed"
     # A half-life beyond the sequence ranks above all others.
-    beyond = probes.assign(value=probes["value"].where(probes["cell"] != "0-0-0", np.inf))
-    top = probes.assign(value=probes["value"].where(probes["cell"] != "0-0-0", 99))
-    pd.testing.assert_frame_equal(rank_correlations(cells, beyond), rank_correlations(cells, top))
+    beyond, top = (
+        rank_correlations(
+            cells, probes.assign(value=probes["value"].where(probes["cell"] != "0-0-0", value)), **FEW
+        )
+        for value in (np.inf, 99)
+    )
+    pd.testing.assert_frame_equal(beyond, top)
     one = cells["variant"] == "mask"
-    alone = row(rank_correlations(cells[one], probes), GROUPS[0])
+    alone = row(rank_correlations(cells[one], probes, **FEW), GROUPS[0])
     assert (alone["blocks"], np.isnan(alone["p_value"])) == (0, True)
 
 
@@ -145,19 +147,16 @@ def test_an_interval_that_many_draws_leave_undefined_is_not_given():
 
 
 def test_self_attention_is_put_to_accuracy_by_whole_rows_where_it_has_no_sides():
-    grid = grid_tables(tasks=("relation",), layers=1)
-    table = rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=50)
-    mass = row(table[table["quantity"] == "contradictory_mass"])
+    grid = grid_tables(tasks=("relation",), layers=1, clips=20)
+    mass = row(rank_correlations(grid["cells"], probes_of(grid, "contradictory_mass"), **FEW))
     assert mass["variants"] == 6  # forward-only Mamba cannot read, with the class token first
 
 
 def test_forward_mamba_with_the_class_token_first_is_left_out():
-    grid = grid_tables(variants=("mamba", "videomamba", "mask"), class_tokens=("first", "none"), layers=1)
-    counts = (
-        rank_correlations(grid["cells"], grid["probes"], resamples=10, permutations=400)
-        .groupby("direction")["cells"]
-        .first()
-    )
+    variants, tokens = ("mamba", "videomamba", "mask"), ("first", "none")
+    grid = grid_tables(tasks=("recall",), variants=variants, class_tokens=tokens, layers=1, clips=20)
+    table = rank_correlations(grid["cells"], probes_of(grid, "decay_index_tokens"), **FEW)
+    counts = table.set_index("direction")["cells"]
     # 3 seeds: 2 variants with the class token, 3 with pooling; of those, forward-only Mamba has no backward scan.
     assert counts.to_dict() == {"backward": 12, "forward": 15, "mean": 15}
 

@@ -85,17 +85,20 @@ def test_each_seed_is_judged_on_clips_of_its_own_whatever_they_are_called():
 def simulated(rng, grids, seeds, clips, effect, seed_sd):
     """Tables of many grids, told apart by their frames: two variants whose accuracies differ over seeds by `effect`
     with standard deviation `seed_sd`."""
-    cells, hits, names = [], [], []
+    cells, hits = [], []
     for grid in range(grids):
         for seed in range(seeds):
             gain = rng.normal(effect, seed_sd)
             for variant, right in (("videomamba", 0.5), ("mask", 0.5 + gain)):
                 cells.append((f"{grid}-{seed}-{variant}", "recall", grid, "first", variant, seed))
                 hits.append(rng.random(clips) < right)
-                names.append([f"{k:03d}" for k in range(clips)])
     table = pd.DataFrame(cells, columns=["cell", "task", "frames", "class_token", "variant", "seed"])
     predictions = pd.DataFrame(
-        {"cell": table["cell"].repeat(clips), "clip": np.concatenate(names), "correct": np.concatenate(hits)}
+        {
+            "cell": table["cell"].repeat(clips),
+            "clip": np.tile(np.arange(clips), len(table)),
+            "correct": np.concatenate(hits),
+        }
     )
     return table, predictions
 
@@ -104,13 +107,13 @@ def simulated(rng, grids, seeds, clips, effect, seed_sd):
 def test_coverage(seeds, clips, seed_sd):
     """With many seeds both intervals cover; with three that differ, Student's does and the bootstrap does not."""
     rng = np.random.default_rng(seeds)
-    table = paired_differences(*simulated(rng, 300, seeds, clips, 0.1, seed_sd), resamples=300)
+    table = paired_differences(*simulated(rng, 200, seeds, clips, 0.1, seed_sd), resamples=300)
     bootstrap, student = (
         ((table[low] <= 0.1) & (table[high] >= 0.1)).mean()
         for low, high in (("low", "high"), ("seed_low", "seed_high"))
     )
-    # A share of 0.95 of 300 is within 0.92 and 0.98 but for 1 time in 100.
-    assert 0.92 <= student <= 0.98
+    # A share of 0.95 of 200 is within 0.91 and 0.99 but for 1 time in 100.
+    assert 0.91 <= student <= 0.99
     if seeds == 8:
         assert bootstrap > 0.88
     else:

@@ -1,17 +1,22 @@
 """A run small enough to be trained many times, and ways to start, stop and compare it."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
 import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import vmp
-from experiments.train import TrainConfig
+from analysis.terminal import run_app
+from experiments.train import TrainConfig, app, train
 from experiments.training.state import TrainingState
 
 TINY = {
@@ -47,6 +52,51 @@ LAUNCH = [
 ]
 
 
+# Processes of their own, forked from one that has loaded torch and has neither threads nor a GPU in use.
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload([__name__])
+
+
+def run_in_a_process(body: Callable[..., None], *arguments: object) -> tuple[int | None, str]:
+    """Call `body` in a process that leads a group of its own; its exit code, and what all of the group wrote to stderr.
+
+    The end of what is written is the end of every process of the group.
+    """
+    reader, writer = _FORKED.Pipe(duplex=False)
+    process = _FORKED.Process(target=_alone, args=(writer, body, arguments))
+    process.start()
+    writer.close()
+    try:
+        with os.fdopen(os.dup(reader.fileno())) as errors:
+            written = errors.read()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode, written
+
+
+def _alone(writer: Connection, body: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    os.setsid()
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # workers are this process's own children, as in a command
+    os.dup2(writer.fileno(), sys.stderr.fileno())
+    torch.set_num_threads(1)
+    body(*arguments)
+
+
+def train_and_be_killed(config: TrainConfig, out: pathlib.Path, step: int) -> None:
+    interrupt(pytest.MonkeyPatch(), step, "kill")
+    train(config, out)
+
+
+def train_by_command(arguments: list[str], terminated_at: int | None = None) -> None:
+    if terminated_at is not None:
+        interrupt(pytest.MonkeyPatch(), terminated_at, "terminate")
+    sys.exit(run_app(app, arguments))
+
+
 def metrics(out: pathlib.Path) -> list[dict[str, float]]:
     """The lines of metrics without the time they took."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -59,14 +109,23 @@ def same_bits(first: pathlib.Path, second: pathlib.Path) -> bool:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
-    """Let training be interrupted right after a step: by a signal, or by dying without a word."""
+    """Let training be interrupted right after a step: by a signal, or by dying without a word.
+
+    "kill" and "terminate" end the process, and its whole group.
+    """
     update = TrainingState.update
 
     def update_and_interrupt(run, *batch):
         update(run, *batch)
-        if run.step == step and how == "signal":
-            signal.raise_signal(signal.SIGINT)
-        if run.step == step and how == "death":
-            raise MemoryError
+        if run.step == step:
+            match how:
+                case "signal":
+                    signal.raise_signal(signal.SIGINT)
+                case "death":
+                    raise MemoryError
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "terminate":
+                    os.killpg(0, signal.SIGTERM)
 
     monkeypatch.setattr(TrainingState, "update", update_and_interrupt)

@@ -1,10 +1,6 @@
 """The command: its flags, its errors in one line, and what it does when it is asked to stop."""
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +9,7 @@ import vmp
 from analysis.files import write_text
 from experiments.train import TrainConfig, app
 from tests.experiments.commands import assert_refused, run_command
-from tests.experiments.training.small import CONFIG, ENVIRONMENT, interrupt
+from tests.experiments.training.small import CONFIG, interrupt, run_in_a_process, train_by_command
 
 
 def test_command_line_trains_and_flags_go_before_the_file(tmp_path):
@@ -72,16 +68,8 @@ def test_a_list_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, w
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("bad.mp4 0\nbad.mp4 1\n")
     flags = f"--task list --train-list {tmp_path}/list.txt --root {tmp_path} --out {tmp_path}/o".split()
-    command = [sys.executable, "-m", "experiments.train", *flags, "--set", f"workers={workers}"]
-    with subprocess.Popen(
-        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=120)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 2
+    code, errors = run_in_a_process(train_by_command, [*flags, "--set", f"workers={workers}"])
+    assert code == 2
     assert errors.startswith(
         "error: 16 videos of the list in a row cannot be read; the first of them: "
         f"{tmp_path / 'bad.mp4'}: damaged, or not a video"
@@ -91,27 +79,10 @@ def test_a_list_that_cannot_be_read_is_one_line_and_ends_the_command(tmp_path, w
 
 def test_terminating_all_processes_of_a_run_lets_it_save(tmp_path):
     write_text(tmp_path / "given.json", CONFIG.model_copy(update={"workers": 1}).model_dump_json())
-    script = tmp_path / "terminated.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from analysis.terminal import run_app\n"
-        "from experiments.train import app\n"
-        "from experiments.training.state import TrainingState\n"
-        "update = TrainingState.update\n"
-        "def update_and_terminate(run, *batch):\n"
-        "    update(run, *batch)\n"
-        "    if run.step == 3:\n"
-        "        os.killpg(0, signal.SIGTERM)\n"
-        "TrainingState.update = update_and_terminate\n"
-        "sys.exit(run_app(app))\n"
-    )
-    flags = ("--config", str(tmp_path / "given.json"), "--out", str(tmp_path / "run"))
-    command = [sys.executable, str(script), *flags]
-    ended = subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, start_new_session=True
-    )
-    assert ended.returncode == 128 + signal.SIGTERM
-    assert ended.stderr.strip() == "stopped after step 3; the same command goes on from there"
+    flags = ["--config", f"{tmp_path}/given.json", "--out", f"{tmp_path}/run"]
+    code, errors = run_in_a_process(train_by_command, flags, 3)
+    assert code == 128 + signal.SIGTERM
+    assert errors.strip() == "stopped after step 3; the same command goes on from there"
     assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
 
 

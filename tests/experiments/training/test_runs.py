@@ -1,15 +1,14 @@
-"""Runs that end with the same bits however they were cut up, and over two processes as over one."""
+"""Runs that end with the same bits however they were cut up, and what they leave and refuse."""
 
+import io
 import math
 import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import vmp
 from experiments.data import PhotoPan
@@ -17,7 +16,7 @@ from experiments.train import Stopped, TrainConfig, train
 from experiments.training import loop
 from experiments.training.batches import StepBatches
 from experiments.training.start import make_model
-from tests.experiments.training.small import CONFIG, ENVIRONMENT, LAUNCH, TINY, interrupt, metrics, same_bits
+from tests.experiments.training.small import CONFIG, TINY, interrupt, metrics, run_in_a_process, same_bits
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +66,25 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
+def train_and_be_killed_while_writing(config, out):
+    save = torch.save
+
+    def save_half_and_die(state, file):
+        if state["step"] == 10:
+            buffer = io.BytesIO()
+            save(state, buffer)
+            file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(state, file)
+
+    torch.save = save_half_and_die
+    train(config, out)
+
+
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(whole, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(
-        "import io, os, pathlib, signal, sys, torch\n"
-        "from experiments.train import TrainConfig, train\n"
-        "save = torch.save\n"
-        "def save_half_and_die(state, file):\n"
-        "    if state['step'] < 10:\n"
-        "        return save(state, file)\n"
-        "    buffer = io.BytesIO()\n"
-        "    save(state, buffer)\n"
-        "    file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])\n"
-        "    file.flush()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "torch.save = save_half_and_die\n"
-        "train(TrainConfig.read(pathlib.Path(sys.argv[1]), {'workers': 1}), pathlib.Path(sys.argv[2]))\n"
-    )
-    out = tmp_path / "run"
-    command = [sys.executable, str(script), str(whole / "config.json"), str(out)]
-    assert subprocess.run(command, env=ENVIRONMENT, timeout=240).returncode == -signal.SIGKILL
+    config, out = CONFIG.model_copy(update={"workers": 1}), tmp_path / "run"
+    assert run_in_a_process(train_and_be_killed_while_writing, config, out)[0] == -signal.SIGKILL
     assert torch.load(out / "checkpoint.pt")["step"] == 5
     assert [line["step"] for line in metrics(out)] == [2, 4, 6, 8, 10]
     assert any(path.name.endswith(".tmp") for path in out.iterdir())
@@ -146,37 +144,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         match=r"the (loss|norm of the gradient) is (nan|inf) at step \d+: try a learning_rate below 1e\+30",
     ):
         train(wild, tmp_path)
-
-
-def test_two_processes_do_the_same_as_one(tmp_path):
-    config = CONFIG.model_copy(update={"fields": TINY, "log_every": 1})
-    train(config, tmp_path / "one")
-    script = tmp_path / "both.py"
-    script.write_text(
-        "import pathlib, sys, torch\n"
-        "from experiments.train import TrainConfig, train\n"
-        "from experiments.training.state import TrainingState\n"
-        "folder = pathlib.Path(sys.argv[1])\n"
-        "finish = TrainingState.finish\n"
-        "def finish_and_show(run, weights):\n"
-        "    torch.save(run.unwrapped.state_dict(), folder / f'rank{run.accelerator.process_index}.pt')\n"
-        "    assert run.accelerator.num_processes == 2\n"
-        "    finish(run, weights)\n"
-        "TrainingState.finish = finish_and_show\n"
-        "train(TrainConfig.read(folder / 'one' / 'config.json'), folder / 'two')\n"
-        "torch.distributed.destroy_process_group()\n"
-    )
-    subprocess.run([*LAUNCH, str(script), str(tmp_path)], env=ENVIRONMENT, check=True, timeout=240)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
-    saved, alone = (load_file(tmp_path / name / "weights.safetensors") for name in ("two", "one"))
-    for name, value in alone.items():
-        assert torch.equal(ranks[0][name], ranks[1][name])
-        assert torch.equal(ranks[0][name], saved[name])
-        # Adam divides by the size of the gradient, and so makes much of rounding where that is next to nothing.
-        torch.testing.assert_close(saved[name], value, rtol=0, atol=2e-4)
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
-        assert two["accuracy"] == one["accuracy"]
 
 
 def test_a_batch_must_divide_among_processes(tmp_path, monkeypatch):
