@@ -119,8 +119,8 @@ def _table(cells: Sequence[Cell]) -> str:
     """A line for each subject: the median, ratio to the first subject and spread of each quantity; or a series."""
     found = {(cell.subject, cell.column): cell.row for cell in cells if cell.row.samples}
     subjects = list(dict.fromkeys(cell.subject for cell in cells))
-    table = [("subject", subjects)]
-    for column in dict.fromkeys(cell.column for cell in cells):
+    columns, table = list(dict.fromkeys(cell.column for cell in cells)), [("subject", subjects)]
+    for column in sorted(columns, key=lambda column: column if isinstance(column, int) else 0):
         rows = [found.get((subject, column)) for subject in subjects]
         table.append((_head(column), [in_unit(row.median, row.unit) if row else "-" for row in rows]))
         if isinstance(column, int):
