@@ -51,10 +51,8 @@ class ModelSizes:
 
 
 _SMALL = {"num_frames": 2, "image_size": 32, "depth": 2, "d_model": 16, "d_state": 4}
-SIZES, QUICK = (
-    ModelSizes(),
-    ModelSizes(_SMALL, {**_SMALL, "image_size": 16, "tubelet_size": 1}, batch=2, budget=0.05),
-)
+SIZES = ModelSizes()
+QUICK = ModelSizes(_SMALL, {**_SMALL, "image_size": 16, "tubelet_size": 1}, batch=2, budget=0.05)
 
 
 def whole_model(sizes: ModelSizes, seed: int) -> tuple[vmp.VideoModel, Tensor]:
@@ -66,11 +64,6 @@ def whole_model(sizes: ModelSizes, seed: int) -> tuple[vmp.VideoModel, Tensor]:
 
 def _shape(config: ModelConfig, batch: int) -> tuple[int, ...]:
     return batch, config.channels, config.num_frames, config.image_size, config.image_size
-
-
-def _says(name: str, fields: dict[str, Any], batch: int) -> str:
-    config = named_config(name, **fields)
-    return f"{name}, {_shape(config, batch)}, {config.token_layout().length} tokens, float32"
 
 
 def forward_call(sizes: ModelSizes, seed: int) -> Call:
@@ -95,15 +88,15 @@ def training_call(sizes: ModelSizes, seed: int) -> Call:
     return partial(state.update, videos, labels)
 
 
-def model_call(make: Callable[[ModelSizes, int], Call], subject: str, sizes: ModelSizes, seed: int) -> Call:
+def model_call(subject: str, make: Callable[[ModelSizes, int], Call], sizes: ModelSizes, seed: int) -> Call:
     """Return the call of a subject."""
     call = make(sizes, seed)
+    return call if subject == WHOLE else scan_left_out()(call)
 
-    def without() -> None:
-        with scan_left_out():
-            call()
 
-    return call if subject == WHOLE else without
+def _says(name: str, fields: dict[str, Any], batch: int) -> str:
+    config = named_config(name, **fields)
+    return f"{name}, {_shape(config, batch)}, {config.token_layout().length} tokens, float32"
 
 
 @torch.no_grad()
@@ -128,5 +121,5 @@ def cases(sizes: ModelSizes, seed: int) -> Iterator[Case]:
         ("training step", "time", micro, training_call, sizes.budget / 3),
     ):
         for subject in (WHOLE, WITHOUT):
-            call = partial(model_call, make, subject, sizes, seed)
+            call = partial(model_call, subject, make, sizes, seed)
             yield Case(group, subject, SAYS[subject], quantity, says, call, checks, budget=budget)

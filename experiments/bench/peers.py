@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -176,6 +176,8 @@ def _its_input(u: Tensor, *args: Any, **options: Any) -> Tensor:
     return u
 
 
-def scan_left_out() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def scan_left_out() -> Iterator[None]:
     """Have every scan of a mixer give back its input u within a block, in compiled code too."""
-    return patch.object(vmp.mixer, "selective_scan", _its_input)
+    with patch.object(vmp.mixer, "selective_scan", _its_input):
+        yield

@@ -133,8 +133,8 @@ def _table(cells: Sequence[Cell]) -> str:
             table.append(("spread", [in_unit(row.spread, row.unit) if row else "-" for row in repeated]))
     if isinstance(cells[0].column, int):
         table.append(("power", [_power(subject, found) for subject in subjects]))
-    head, columns = zip(*table, strict=True)
-    return markdown_table(head, zip(*columns, strict=True))
+    head, words = zip(*table, strict=True)
+    return markdown_table(head, zip(*words, strict=True))
 
 
 def _head(column: str | int) -> str:
