@@ -12,8 +12,8 @@ from rich.console import Console
 
 from analysis.files import ResultError
 from analysis.terminal import command_line, run_app
+from experiments.bench.cases import run_cases
 from experiments.bench.results import Recorder, new_run
-from experiments.bench.steps import run_steps
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -27,7 +27,7 @@ Results = Annotated[Path, typer.Option(help="Folder of the JSON files.")]
 
 
 def _on_the_cpu(name: str, says: str) -> None:
-    """Add the subcommand whose module has that name: its `plan` gives the steps and what each subject stands for."""
+    """Add the subcommand whose module has that name: it has the table of `cases`, and their sizes."""
 
     def command(
         threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads on the CPU.")] = 2,
@@ -38,13 +38,13 @@ def _on_the_cpu(name: str, says: str) -> None:
         resume: Resume = False,
         results: Results = RESULTS,
     ) -> None:
-        console = Console(stderr=True, soft_wrap=True)
         torch.set_num_threads(threads)
-        steps, subjects = import_module(f"experiments.bench.{name}").plan(quick, seed)
-        recorder = Recorder(
-            results, new_run(name, "cpu", quick, seed, command_line("experiments.bench"), subjects), resume
-        )
-        run_steps(steps, recorder, console)
+        module = import_module(f"experiments.bench.{name}")
+        cases = list(module.cases(module.QUICK if quick else module.SIZES, seed))
+        subjects = {case.subject: case.says for case in cases if case.says}
+        run = new_run(name, "cpu", quick, seed, command_line("experiments.bench"), subjects)
+        recorder = Recorder(results, run, resume)
+        run_cases(cases, recorder, Console(stderr=True, soft_wrap=True))
         typer.echo(recorder.path)
 
     app.command(name, help=says)(command)

@@ -24,24 +24,6 @@ LOOKS: Sequence[Mapping[str, Any]] = [
 """By order of subjects: colour, marker and line differ, so that the figure reads in grey."""
 
 
-@styled
-def plot_growth(run: BenchRun, quantity: str, ax: Axes | None = None) -> Axes:
-    """Draw the median seconds of each subject of one run against L."""
-    ax = plt.subplots()[1] if ax is None else ax
-    points = growth_points(run, quantity)
-    for look, (subject, curve) in zip(cycle(LOOKS), points.items(), strict=False):
-        lengths, times = zip(*curve, strict=True)
-        fit = f"$L^{{{power(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
-        ax.plot(lengths, times, label=f"{subject} ({fit})", **look)
-    ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
-    ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
-    ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.set_xticks([], minor=True)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
-    return ax
-
-
 def growth_points(run: BenchRun, quantity: str) -> dict[str, list[tuple[int, float]]]:
     """Return (L, median seconds) of each subject that was timed, by length."""
     points: dict[str, list[tuple[int, float]]] = {}
@@ -60,8 +42,22 @@ def draw_growth(runs: Iterable[BenchRun], folder: Path) -> Path | None:
     figure, axes = plt.subplots(len(scans), 2, figsize=(9, 5 * len(scans)), squeeze=False, sharey="row")
     for run, pair in zip(scans, axes, strict=True):
         for quantity, ax in zip(QUANTITIES, pair, strict=True):
-            plot_growth(run, quantity, ax).label_outer(remove_inner_ticks=False)
+            _draw(ax, growth_points(run, quantity))
+            ax.set_title(f"{quantity.replace('+', ' + ')}, {run.device.upper()}")
+            ax.label_outer(remove_inner_ticks=False)
     return save_figure(figure, folder / "growth")
+
+
+def _draw(ax: Axes, points: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    for look, (subject, curve) in zip(cycle(LOOKS), points.items(), strict=False):
+        lengths, times = zip(*curve, strict=True)
+        fit = f"$L^{{{power(lengths, times):.2f}}}$" if len(curve) > 1 else "one length"
+        ax.plot(lengths, times, label=f"{subject} ({fit})", **look)
+    ax.set(xscale="log", yscale="log", xlabel="L (tokens)", ylabel="time (s)")
+    ticks = sorted({length for curve in points.values() for length, _ in curve})[::2]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 
 def save_figure(figure: Figure, stem: Path) -> Path:

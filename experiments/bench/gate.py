@@ -4,10 +4,10 @@ The output and every gradient of a scan are compared with `vmp.scan.spec` in flo
 scan was given; a plain scan is compared with the plain specification.
 """
 
+import functools
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, final
+from collections.abc import Callable, Iterable
+from typing import final
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ ALLOWED = {torch.float32: 64.0, torch.float64: 64.0, torch.bfloat16: 1.0, torch.
 """Units of eps of the result's dtype, of the largest entry: rounding in a recursion over some thousand steps and sums
 as long; half an eps for what is stored in half precision, and as much for the sums before."""
 
-Tensors = tuple[Tensor, tuple[Tensor, ...]]
-"""An output, and the gradients of `NAMES`."""
-
 
 @final
 class Gate:
@@ -36,48 +33,37 @@ class Gate:
     """
 
     def __init__(self, group: str, inputs: Callable[[Contender], ScanInputs]) -> None:
-        self.group = group
-        self._inputs = inputs
-        self._expected: dict[tuple[str, bool], Tensors] = {}
-        self._checks: dict[str, tuple[Check, ...]] = {}
+        self.group, self.inputs = group, inputs
+        self.checks = functools.cache(self._checks)
+        self._definition = functools.cache(definition)
 
-    def checks(self, contender: Contender) -> tuple[Check, ...]:
+    def _checks(self, contender: Contender) -> tuple[Check, ...]:
         """Return a check of the output and of each gradient; there are none where the contender is absent."""
         if contender.absent:
             return ()
-        if contender.name not in self._checks:
-            inputs = self._inputs(contender)
-            key = (inputs.says, contender.plain)
-            if key not in self._expected:
-                self._expected[key] = definition(inputs, contender.plain)
-            self._checks[contender.name] = compare(self.group, contender, inputs, self._expected[key])
-        return self._checks[contender.name]
+        inputs = self.inputs(contender)
+        pairs = zip(contender.results(inputs), self._definition(inputs, contender.plain), strict=True)
+        return tuple(
+            check_of(self.group, contender.name, name, inputs.says, got, wanted, contender.slack)
+            for name, (got, wanted) in zip(("out", *NAMES), pairs, strict=True)
+        )
 
     def problem(self, contender: Contender) -> str:
         """Return why a contender is not timed, or ""."""
         return contender.absent or failure(self.checks(contender))
 
 
-def definition(inputs: ScanInputs, plain: bool) -> Tensors:
-    """Return the specification's output and gradients in float64."""
-    options: dict[str, Any] = {} if plain else OPTIONS
-    exact = inputs.double()
-    leaves = [x.detach().requires_grad_() for x in exact.tensors()]
-    out = partial(vmp.selective_scan, backend="spec", **options)(*leaves)
-    return out.detach(), torch.autograd.grad(out, leaves, exact.dy)
+def definition(inputs: ScanInputs, plain: bool) -> tuple[Tensor, ...]:
+    """Return the specification's output and gradients of `NAMES` in float64."""
+    scan = functools.partial(vmp.selective_scan, backend="spec", **({} if plain else OPTIONS))
+    return Contender("spec", scan, "").results(inputs.double())
 
 
-def compare(
-    group: str, contender: Contender, inputs: ScanInputs, expected: Tensors, as_name: str = ""
-) -> tuple[Check, ...]:
-    """Check each tensor of a contender, which is called `as_name` where that is given, against what was expected."""
-    out, gradients = contender.results(inputs)
-    pairs = zip(("out", *NAMES), (out, *gradients), (expected[0], *expected[1]), strict=True)
-    name = as_name or contender.name
-    return tuple(
-        Check(group, name, tensor, inputs.says, deviation(got, wanted), contender.slack * ALLOWED[got.dtype])
-        for tensor, got, wanted in pairs
-    )
+def check_of(
+    group: str, subject: str, name: str, inputs: str, got: Tensor, wanted: Tensor, slack: float = 1.0
+) -> Check:
+    """Compare a tensor with what it is in float64, with `slack` times what its dtype is allowed."""
+    return Check(group, subject, name, inputs, deviation(got, wanted), slack * ALLOWED[got.dtype])
 
 
 def deviation(got: Tensor, expected: Tensor) -> float:
@@ -86,7 +72,7 @@ def deviation(got: Tensor, expected: Tensor) -> float:
     return gap.item() / torch.finfo(got.dtype).eps
 
 
-def failure(checks: tuple[Check, ...]) -> str:
+def failure(checks: Iterable[Check]) -> str:
     """Return the worst of the checks that failed, in words, or ""."""
     failed = [check for check in checks if not check.passed]
     if not failed:

@@ -37,8 +37,12 @@ class ScanInputs:
     def says(self) -> str:
         """Sizes and dtype, in words."""
         batch, channels, length = self.u.shape
-        dtype = str(self.u.dtype).removeprefix("torch.")
-        return f"B={batch}, D={channels}, N={self.A.shape[1]}, L={length}, {dtype}"
+        return in_words(batch, channels, self.A.shape[1], length, self.u.dtype)
+
+
+def in_words(batch: int, channels: int, states: int, length: int, dtype: torch.dtype = torch.float32) -> str:
+    """Return the sizes and dtype of inputs in words."""
+    return f"B={batch}, D={channels}, N={states}, L={length}, {str(dtype).removeprefix('torch.')}"
 
 
 def draw(
@@ -54,16 +58,9 @@ def draw(
 ) -> ScanInputs:
     """Draw inputs as a layer has them: A[n] = -(n + 1), delta = softplus(normal - 2), and all else normal.
 
-    Args:
-        batch, channels, states, length: B, D, N and L.
-        seed: of the draw, which is the same on every device.
-        dtype: of the inputs; A and D stay float32 where it is narrower.
-        device: where the inputs lie.
-        kind: "usual"; "decaying", where delta is 0.1 to 10, so that exp(delta A) underflows; or "silent", where u is 0
-            except at every 128th token, so that states decay through the denormal numbers.
-
-    Returns:
-        The inputs.
+    The draw is the same on every device, and A and D stay float32 where `dtype` is narrower. Of the kind "decaying",
+    delta is 0.1 to 10, so that exp(delta A) underflows; of the kind "silent", u is 0 except at every 128th token, so
+    that states decay through the denormal numbers.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -81,5 +78,5 @@ def draw(
     A = -torch.arange(1, states + 1, dtype=wide).repeat(channels, 1)
     B, C = normal(batch, states, length), normal(batch, states, length)
     D, dy = normal(channels), normal(batch, channels, length)
-    narrow = [x.to(device, dtype) for x in (u, delta, B, C, dy)]
-    return ScanInputs(narrow[0], narrow[1], A.to(device), narrow[2], narrow[3], D.to(device, wide), narrow[4])
+    u, delta, B, C, dy = (x.to(device, dtype) for x in (u, delta, B, C, dy))
+    return ScanInputs(u, delta, A.to(device), B, C, D.to(device, wide), dy)

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -11,7 +11,6 @@ from typing import Any, final
 from unittest.mock import patch
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 import vmp
@@ -37,63 +36,49 @@ COMPARED_PLAIN = ("numba_cpu", "triton_gpu")
 @final
 @dataclass(frozen=True)
 class Contender:
-    """A selective scan that can be timed.
+    """A selective scan that can be timed."""
 
-    Attributes:
-        name: its name in tables.
-        scan: from u, delta, A, B, C, D to the output.
-        says: exactly what is timed.
-        plain: whether it runs without mask and residual, which the packages of others lack.
-        tokens_first: whether u, delta, B, C and the output have the tokens' axis before the channels'.
-        held: how many arrays of B D L N numbers it holds at its peak, about, without and with gradients.
-        loops: whether it takes a step of Python for each token.
-        slack: how many times the deviation that a backend of this project is allowed in the gate.
-        absent: why it cannot be timed here, or "".
-    """
-
-    name: str
-    scan: Callable[..., Tensor] | None
-    says: str
-    plain: bool = False
-    tokens_first: bool = False
-    held: tuple[int, int] = (0, 0)
-    loops: bool = False
-    slack: float = 1.0
-    absent: str = ""
+    name: str  # in tables
+    scan: Callable[..., Tensor] | None  # from u, delta, A, B, C, D to the output; None where it is absent
+    says: str  # exactly what is timed
+    plain: bool = False  # whether it runs without mask and residual, which the packages of others lack
+    tokens_first: bool = (
+        False  # whether u, delta, B, C and the output have the tokens' axis before the channels'
+    )
+    held: tuple[int, int] = (0, 0)  # arrays of B D L N numbers at its peak, about, without and with gradients
+    loops: bool = False  # whether it takes a step of Python for each token
+    slack: float = 1.0  # how many times the deviation that a backend of this project is allowed in the gate
+    absent: str = ""  # why it cannot be timed here
 
     def call(self, inputs: ScanInputs, quantity: str) -> Call:
         """Return a call to time: one of `QUANTITIES`, the first without gradients, the second with all of them."""
         assert self.scan is not None, self.absent
-        scan, arguments = self.scan, self._arguments(inputs)
+        scan, arguments = self.scan, tuple(self._turned(*inputs.tensors()))
 
         @torch.no_grad()
         def forward() -> Tensor:
             return scan(*arguments)
 
-        return forward if quantity == "forward" else partial(self._gradients, arguments, inputs.dy)
+        def backward() -> tuple[Tensor, ...]:
+            leaves = [x.detach().requires_grad_() for x in arguments]
+            out = scan(*leaves)
+            dy = inputs.dy.mT if self.tokens_first else inputs.dy
+            return out.detach(), *torch.autograd.grad(out, leaves, dy)
 
-    def results(self, inputs: ScanInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the output and the gradients of `inputs.NAMES`, in the layout of the inputs."""
-        out, gradients = self._gradients(self._arguments(inputs), inputs.dy)
+        return forward if quantity == "forward" else backward
+
+    def results(self, inputs: ScanInputs) -> tuple[Tensor, ...]:
+        """Return the output, and the gradients of `inputs.NAMES` in the layout of the inputs."""
+        found: Any = self.call(inputs, "forward+backward")()
+        return found[0].mT if self.tokens_first else found[0], *self._turned(*found[1:])
+
+    def _turned(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The tensors between the layout of the inputs and that of the scan, in either direction."""
         if self.tokens_first:
-            du, ddelta, dA, dB, dC, dD = gradients
-            return out.mT, (du.mT, ddelta.mT, dA, dB.mT, dC.mT, dD)
-        return out, gradients
-
-    def _arguments(self, inputs: ScanInputs) -> tuple[Tensor, ...]:
-        """The inputs, laid out as the scan takes them."""
-        if not self.tokens_first:
-            return inputs.tensors()
-        u, delta, A, B, C, D = inputs.tensors()
-        return u.mT.contiguous(), delta.mT.contiguous(), A, B.mT.contiguous(), C.mT.contiguous(), D
-
-    def _gradients(
-        self, arguments: tuple[Tensor, ...], dy: Float[Tensor, "B D L"]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        assert self.scan is not None, self.absent
-        leaves = [x.detach().requires_grad_() for x in arguments]
-        out = self.scan(*leaves)
-        return out.detach(), torch.autograd.grad(out, leaves, dy.mT if self.tokens_first else dy)
+            u, delta, B, C = (x.mT.contiguous() for x in (u, delta, B, C))
+        return u, delta, A, B, C, D
 
 
 def backends(device: str) -> tuple[Contender, ...]:
@@ -101,40 +86,28 @@ def backends(device: str) -> tuple[Contender, ...]:
     like = torch.zeros(1, 1, 1, device=device)
     own = []
     for name in available_backends():
-        absent = ""
+        absent, loops = "", name == "spec"
         try:
             choose_backend(like, backend=name)
         except ValueError as error:
             absent = str(error).removeprefix("backend: ")
-        own.append(_own(name, absent))
-        if name in COMPARED_PLAIN:
-            own.append(_own(name, absent, plain=True))
+        for plain in (False, True) if name in COMPARED_PLAIN else (False,):
+            says = f'`vmp.selective_scan(..., backend="{name}")`' + (", no mask or residual" if plain else "")
+            one = Contender(
+                f"{name}, plain" if plain else name,
+                partial(vmp.selective_scan, backend=name, **({} if plain else OPTIONS)),
+                says + (": one step of Python for each token" if loops else ""),
+                plain=plain,
+                held=(0, 6 if loops else 0),
+                loops=loops,
+                slack=FAST_MATH if name == "mamba_ssm_cuda" else 1.0,
+                absent=absent,
+            )
+            own.append(one)
     return (*own, TOKEN_LOOP)
 
 
-def _own(name: str, absent: str, *, plain: bool = False) -> Contender:
-    loops = name == "spec"
-    says = f'`vmp.selective_scan(..., backend="{name}")`' + (", no mask or residual" if plain else "")
-    return Contender(
-        f"{name}, plain" if plain else name,
-        partial(vmp.selective_scan, backend=name, **({} if plain else OPTIONS)),
-        says + (": one step of Python for each token" if loops else ""),
-        plain=plain,
-        held=(0, 6 if loops else 0),
-        loops=loops,
-        slack=FAST_MATH if name == "mamba_ssm_cuda" else 1.0,
-        absent=absent,
-    )
-
-
-def token_loop(
-    u: Float[Tensor, "B D L"],
-    delta: Float[Tensor, "B D L"],
-    A: Float[Tensor, "D N"],
-    B: Float[Tensor, "B N L"],
-    C: Float[Tensor, "B N L"],
-    D: Float[Tensor, " D"],
-) -> Float[Tensor, "B D L"]:
+def token_loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
     """Scan as torch code of Mamba does where no kernel is at hand, with mask and elemental residual."""
     dtype = u.dtype
     u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
@@ -162,47 +135,49 @@ TOKEN_LOOP = Contender(
 def mambapy() -> Contender:
     """Return mambapy's scan. The method reads nothing of the block it belongs to."""
     says = "`mambapy.mamba.MambaBlock.selective_scan`, its parallel scan, on (B, L, D) tensors"
-    return _other(
-        "mambapy", "mambapy.mamba", lambda module: partial(module.MambaBlock.selective_scan, None), says,
-        tokens_first=True, held=(6, 12),
-    )  # fmt: skip
+    how = {"tokens_first": True, "held": (6, 12)}
+    return _other("mambapy.mamba", lambda of: partial(of.MambaBlock.selective_scan, None), says, **how)
 
 
 def transformers() -> Contender:
-    """Return the scan of transformers in torch. What decorates it would run a kernel of another package."""
+    """Return the scan of transformers in torch."""
     says = (
         "`transformers.models.mamba.modeling_mamba.mamba_selective_scan`, its torch path: the scan alone, without the "
         "mixer's projections"
     )
     # It warns, at import, that a kernel would be faster.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    return _other(
-        "transformers", "transformers.models.mamba.modeling_mamba",
-        lambda module: inspect.unwrap(module.mamba_selective_scan), says, held=(3, 6), loops=True,
-    )  # fmt: skip
+    module = "transformers.models.mamba.modeling_mamba"
+    return _other(module, lambda of: partial(_unwrapped, module), says, held=(3, 6), loops=True)
+
+
+def _unwrapped(module: str, *inputs: Tensor) -> Tensor:
+    """The function itself: what decorates it would run a kernel of another package, and does not pickle."""
+    return inspect.unwrap(import_module(module).mamba_selective_scan)(*inputs)
 
 
 def mamba_ssm() -> Contender:
     """Return mamba_ssm's CUDA kernel."""
     says = "`mamba_ssm.ops.selective_scan_interface.selective_scan_fn`, its CUDA kernel"
     module = "mamba_ssm.ops.selective_scan_interface"
-    return _other("mamba_ssm", module, lambda module: module.selective_scan_fn, says, slack=FAST_MATH)
+    return _other(module, lambda of: of.selective_scan_fn, says, slack=FAST_MATH)
 
 
-def _other(
-    name: str, module: str, scan: Callable[[Any], Callable[..., Tensor]], says: str, **fields: Any
-) -> Contender:
+def _other(module: str, scan: Callable[[Any], Callable[..., Tensor]], says: str, **fields: Any) -> Contender:
     """The plain scan of another package, which may not be installed."""
+    name = module.split(".")[0]
     try:
         return Contender(name, scan(import_module(module)), says, plain=True, **fields)
     except ImportError as error:
-        return Contender(name, None, says, plain=True, absent=f"not installed: {error}")
+        return Contender(name, None, says, plain=True, absent=f"not installed: {error}", **fields)
 
 
 def _its_input(u: Tensor, *args: Any, **options: Any) -> Tensor:
     return u
 
 
-def scan_left_out() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def scan_left_out() -> Iterator[None]:
     """Have every scan of a mixer give back its input u within a block, in compiled code too."""
-    return patch.object(vmp.mixer, "selective_scan", _its_input)
+    with patch.object(vmp.mixer, "selective_scan", _its_input):
+        yield

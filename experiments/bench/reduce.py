@@ -1,20 +1,19 @@
 """`reduce`: one pass over the implicit attention, its growth and memory, and single rows and columns; on the CPU."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, final
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from analysis.implicit import ImplicitAttention
 from analysis.reduce import AbsoluteMean, FrameMatrix, LagProfile, RowMass, reduce
-from experiments.bench.gate import ALLOWED, deviation, failure
-from experiments.bench.inputs import draw
+from experiments.bench.cases import Case
+from experiments.bench.gate import check_of
+from experiments.bench.inputs import draw, in_words
 from experiments.bench.peers import OPTIONS
-from experiments.bench.results import Check, Row
-from experiments.bench.steps import Step, memory_row, timed_rows
+from experiments.bench.results import Check
 from experiments.bench.timing import Call
 from vmp.layout import TokenLayout
 
@@ -45,74 +44,12 @@ class ReduceSizes:
         side = side or self.side
         return TokenLayout.video(frames, (side, side), "first")
 
-
-QUICK = ReduceSizes(16, 4, (2, 4), 3, 2, 0.02)
-
-
-@final
-class ReduceBench:
-    """The steps of `reduce` on the CPU, and what they share."""
-
-    def __init__(self, sizes: ReduceSizes, seed: int) -> None:
-        self.sizes, self.seed = sizes, seed
-
-    def steps(self) -> list[Step]:
-        """Return the steps in the order in which they run, the gate first."""
-        frames = self.sizes.frames
-        return [
-            Step("gate", self._gate),
-            *(Step(f"reduce frames={count}", partial(self._times, count)) for count in frames),
-            *(
-                Step(f"memory frames={count}", partial(self._memory, count))
-                for count in (frames[0], frames[-1])
-            ),
-            Step("row and column", self._row_and_column),
-        ]
-
-    def _operator(self, layout: TokenLayout) -> ImplicitAttention:
-        return operator(self.sizes, layout, self.seed, "cpu")
-
-    def _gate(self) -> tuple[Check, ...]:
-        layout = self.sizes.layout(self.sizes.frames[0], self.sizes.gate_side)
-        return check(self._operator(layout), layout)
-
-    def _timed(
-        self, group: str, frames: int, calls: Mapping[str, Callable[[ImplicitAttention, TokenLayout], Call]]
-    ) -> Iterator[Row]:
-        layout, problem = self.sizes.layout(frames), failure(self._gate())
-        matrix = self._operator(layout)
-        ready: dict[str, Call | str] = {name: problem or make(matrix, layout) for name, make in calls.items()}
-        return timed_rows(group, "time", ready, self._says(layout), budget=self.sizes.budget, most=20)
-
-    def _times(self, frames: int) -> Iterator[Row]:
-        return self._timed(f"reduce frames={frames}", frames, {ALL_AT_ONCE: one_pass})
-
-    def _memory(self, frames: int) -> Iterator[Row]:
-        group, says = f"memory frames={frames}", self._says(self.sizes.layout(frames))
-        arguments = (self.sizes, frames, self.seed, torch.get_num_threads())
-        yield memory_row(group, ALL_AT_ONCE, "memory", says, failure(self._gate()), cold_pass, *arguments)
-
-    def _row_and_column(self) -> Iterator[Row]:
-        def row(matrix: ImplicitAttention, layout: TokenLayout) -> Call:
-            return partial(matrix.row, layout.length - 1)
-
-        def column(matrix: ImplicitAttention, layout: TokenLayout) -> Call:
-            return partial(matrix.column, 0)
-
-        return self._timed("row and column", self.sizes.frames[-1], {"row": row, "column": column})
-
-    def _says(self, layout: TokenLayout) -> str:
-        return matrix_says(self.sizes.channels, self.sizes.states, layout)
+    def says(self, layout: TokenLayout) -> str:
+        """Return the sizes of one direction's matrix, in words."""
+        return f"{in_words(1, self.channels, self.states, layout.length)} ({layout.frames} frames)"
 
 
-def plan(quick: bool, seed: int) -> tuple[list[Step], dict[str, str]]:
-    """Return the steps of the subcommand, and what each subject stands for."""
-    return ReduceBench(QUICK if quick else ReduceSizes(), seed).steps(), SAYS
-
-
-def matrix_says(channels: int, states: int, layout: TokenLayout) -> str:
-    """Return the sizes of one direction's matrix, in words."""
-    return f"B=1, D={channels}, N={states}, L={layout.length} ({layout.frames} frames), float32"
+SIZES, QUICK = ReduceSizes(), ReduceSizes(16, 4, (2, 4), 3, 2, 0.02)
 
 
 def operator(sizes: ReduceSizes, layout: TokenLayout, seed: int, device: str) -> ImplicitAttention:
@@ -126,12 +63,39 @@ def one_pass(matrix: ImplicitAttention, layout: TokenLayout) -> Call:
     return lambda: reduce(matrix, [make() for make in REDUCERS], layout=layout)
 
 
-def cold_pass(sizes: ReduceSizes, frames: int, seed: int, threads: int) -> Call:
-    """Return a pass in a process of its own, warmed up on a short sequence."""
-    torch.set_num_threads(threads)
-    short, layout = sizes.layout(2, sizes.gate_side), sizes.layout(frames)
-    one_pass(operator(sizes, short, seed, "cpu"), short)()
-    return one_pass(operator(sizes, layout, seed, "cpu"), layout)
+CALLS: Mapping[str, Callable[[ImplicitAttention, TokenLayout], Call]] = {
+    ALL_AT_ONCE: one_pass,
+    "row": lambda matrix, layout: partial(matrix.row, layout.length - 1),
+    "column": lambda matrix, layout: partial(matrix.column, 0),
+}
+
+
+def reduce_call(subject: str, sizes: ReduceSizes, layout: TokenLayout, seed: int) -> Call:
+    """Return the call of a subject."""
+    return CALLS[subject](operator(sizes, layout, seed, "cpu"), layout)
+
+
+def cases(sizes: ReduceSizes, seed: int) -> Iterator[Case]:
+    """Yield every case."""
+
+    @cache
+    def checks() -> tuple[Check, ...]:
+        layout = sizes.layout(sizes.frames[0], sizes.gate_side)
+        return check(operator(sizes, layout, seed, "cpu"), layout)
+
+    def case(group: str, subject: str, quantity: str, frames: int) -> Case:
+        layout = sizes.layout(frames)
+        make = partial(reduce_call, subject, sizes, layout, seed)
+        says = SAYS[subject], quantity, sizes.says(layout)
+        return Case(group, subject, *says, make, checks, budget=sizes.budget)
+
+    for frames in sizes.frames:
+        yield case(f"reduce frames={frames}", ALL_AT_ONCE, "time", frames)
+    warm = partial(reduce_call, ALL_AT_ONCE, sizes, sizes.layout(2, sizes.gate_side), seed)
+    for frames in (sizes.frames[0], sizes.frames[-1]):
+        yield replace(case(f"memory frames={frames}", ALL_AT_ONCE, "memory", frames), warm=warm)
+    for subject in ("row", "column"):
+        yield case("row and column", subject, "time", sizes.frames[-1])
 
 
 def check(matrix: ImplicitAttention, layout: TokenLayout) -> tuple[Check, ...]:
@@ -148,10 +112,9 @@ def check(matrix: ImplicitAttention, layout: TokenLayout) -> tuple[Check, ...]:
         "row": (matrix.row(last), exact[:, :, last]),
         "column": (matrix.column(0), exact[:, :, :, 0]),
     }
-    D, N = matrix.A.shape
-    says, dtype = matrix_says(D, N, layout), matrix.dtype
+    says = ReduceSizes(*matrix.A.shape).says(layout)
     return tuple(
-        Check("gate", ALL_AT_ONCE, name, says, deviation(got.to(dtype), wanted), ALLOWED[dtype])
+        check_of("gate", ALL_AT_ONCE, name, says, got.to(matrix.dtype), wanted)
         for name, (got, wanted) in pairs.items()
     )
 
@@ -164,10 +127,8 @@ def by_lag(W: Tensor) -> Tensor:
 def by_frame(W: Tensor, layout: TokenLayout) -> Tensor:
     """Return the frame matrix (B, T, T): the share of each frame, averaged over a frame's rows that have a sum."""
     total = W.sum(2)
-    frame = layout.frame_index.to(W.device)
-    means: list[Any] = []
-    for s in range(layout.frames):
-        rows = (frame == s) & (total > 0).all(0)
-        share = W[:, rows] / total[:, rows, None]
-        means.append(torch.stack([share[:, :, frame == t].sum(2).mean(1) for t in range(layout.frames)], 1))
-    return torch.stack(means, 1)
+    frames = torch.arange(layout.frames, device=W.device)
+    inside = (layout.frame_index.to(W.device)[:, None] == frames).to(W.dtype)
+    counted = inside * (total > 0).all(0)[:, None]
+    share = (W / total[..., None]).nan_to_num() @ inside
+    return torch.einsum("is,bit->bst", counted / counted.sum(0), share)

@@ -3,8 +3,10 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
+from typing import Any, NamedTuple
 
 from analysis.files import write_text
 from experiments.bench.figure import draw_growth
@@ -38,19 +40,21 @@ COMPARED = ("s", "bytes", "clips/s")
 """Units of figures whose ratio is shown."""
 LONGEST = 160
 """Characters of a problem or a note; the JSON holds all of them."""
+_short = partial(shorten, width=LONGEST, placeholder="...")
+
+
+class Cell(NamedTuple):
+    """A row's place in a table: in the column of its quantity, or of its length in a series."""
+
+    subject: str
+    column: str | int
+    row: Row
 
 
 def write_report(results: Path, out: Path, figures: Path, tried: Path = TRIED) -> None:
-    """Write the report of every run saved in a folder.
+    """Write the page `out` about every run saved in a folder, with figures, and with the page `tried` if there is one.
 
-    Args:
-        results: the folder of the runs.
-        out: the page.
-        figures: folder of the figures.
-        tried: a page that is copied into the report, where it exists.
-
-    Raises:
-        ResultError: There is no such folder, or one of its files is not a run.
+    Raises ResultError if there is no such folder, or one of its files is not a run.
     """
     runs = find_runs(results)
     gpu = runs.get(("gpu", "cuda"))
@@ -81,100 +85,94 @@ def _run(run: BenchRun) -> Iterator[str]:
     )
     shown = {row.subject for row in run.rows if row.samples or row.problem.startswith("FAILED")}
     absent = {row.subject: row.problem for row in run.rows if row.subject not in shown}
-    topics: dict[str, list[Row]] = {}
+    topics: dict[str, list[Cell]] = {}
     for row in run.rows:
-        if row.subject == STEP:
-            topics.setdefault("steps", []).append(replace(row, group="steps", subject=row.group))
-        elif row.subject in shown:
-            topics.setdefault(_topic(row), []).append(row)
-    for topic, rows in topics.items():
-        inputs = {str(row.case["inputs"]) for row in rows if "inputs" in row.case}
+        if row.subject in shown | {STEP}:
+            topic, cell = _placed(row)
+            topics.setdefault(topic, []).append(cell)
+    for topic, cells in topics.items():
+        inputs = {str(row.case["inputs"]) for _, _, row in cells if "inputs" in row.case}
         yield f"### {topic}" + (f", {inputs.pop()}" if len(inputs) == 1 else "")
-        yield _series(rows) if SERIES.match(rows[0].group) else _group(rows)
-        yield _remarks(rows)
-    yield from _checks(run)
+        yield _table(cells)
+        yield _remarks(cells)
+    if run.checks:
+        yield "### Correctness gate"
+        yield _gate(run.checks)
     yield "### Names"
-    named = [f"- {name}: {says}" for name, says in run.subjects.items() if name not in absent]
-    yield "\n".join([*named, *(f"- {name}: {_short(said)}" for name, said in absent.items())])
+    named = {name: says for name, says in run.subjects.items() if name not in absent}
+    named |= {name: _short(problem) for name, problem in absent.items()}
+    yield "\n".join(f"- {name}: {says}" for name, says in named.items())
 
 
-def _topic(row: Row) -> str:
-    """The table that a row stands in."""
+def _placed(row: Row) -> tuple[str, Cell]:
+    """The table that a row stands in, and its place there: a point of a series stands under its length."""
+    if row.subject == STEP:
+        return "steps", Cell(row.group, row.quantity, row)
     if not (point := SERIES.match(row.group)):
-        return row.group
+        return row.group, Cell(row.subject, row.quantity, row)
     what = {"growth": "Time", "memory": "Peak memory above the inputs", "reduce": "Time"}[point[1]]
-    return f"{what} by {point[2]}" + ("" if row.quantity in ("time", "memory") else f", {row.quantity}")
+    of = "" if row.quantity in ("time", "memory") else f", {row.quantity}"
+    return f"{what} by {point[2]}{of}", Cell(row.subject, int(point[3]), row)
 
 
-def _group(rows: Sequence[Row]) -> str:
-    """A line for each subject; for each quantity its median, its ratio to the first subject's, and its spread."""
-    quantities = {row.quantity: row.unit for row in rows}
-    subjects = list(dict.fromkeys(row.subject for row in rows))
-    cells = {(row.subject, row.quantity): row for row in rows if row.samples}
-    head, columns = ["subject"], [subjects]
-    for quantity, unit in quantities.items():
-        found = [cells.get((subject, quantity)) for subject in subjects]
-        head.append(quantity)
-        columns.append([in_unit(row.median, unit) if row else "-" for row in found])
-        if unit in COMPARED and len(subjects) > 1 and (first := found[0]) and first.median:
-            head.append(f"x {first.subject}")
-            columns.append([f"{digits(row.median / first.median)}" if row else "-" for row in found])
-        if any(row and len(row.samples) > 1 for row in found):
-            head.append("spread")
-            columns.append(
-                [in_unit(row.spread, unit) if row and len(row.samples) > 1 else "-" for row in found]
-            )
-    return markdown_table(head, zip(*columns, strict=True))
+def _table(cells: Sequence[Cell]) -> str:
+    """A line for each subject: the median, ratio to the first subject and spread of each quantity; or a series."""
+    found = {(cell.subject, cell.column): cell.row for cell in cells if cell.row.samples}
+    subjects = list(dict.fromkeys(cell.subject for cell in cells))
+    columns, table = list(dict.fromkeys(cell.column for cell in cells)), [("subject", subjects)]
+    for column in sorted(columns, key=lambda column: column if isinstance(column, int) else 0):
+        rows = [found.get((subject, column)) for subject in subjects]
+        table.append((_head(column), [in_unit(row.median, row.unit) if row else "-" for row in rows]))
+        if isinstance(column, int):
+            continue
+        if len(subjects) > 1 and (first := rows[0]) and first.unit in COMPARED and first.median:
+            ratios = [digits(row.median / first.median) if row else "-" for row in rows]
+            table.append((f"x {subjects[0]}", ratios))
+        repeated = [row if row and len(row.samples) > 1 else None for row in rows]
+        if any(repeated):
+            table.append(("spread", [in_unit(row.spread, row.unit) if row else "-" for row in repeated]))
+    if isinstance(cells[0].column, int):
+        table.append(("power", [_power(subject, found) for subject in subjects]))
+    head, words = zip(*table, strict=True)
+    return markdown_table(head, zip(*words, strict=True))
 
 
-def _series(rows: Sequence[Row]) -> str:
-    """A line for each subject, a column for each length, and the power of the length that fits."""
-    points = sorted({_point(row) for row in rows})
-    lines = []
-    for subject in dict.fromkeys(row.subject for row in rows):
-        found = {_point(row): row for row in rows if row.subject == subject and row.samples}
-        medians = [in_unit(found[at].median, found[at].unit) if at in found else "-" for at in points]
-        values = [row.median for row in found.values()]
-        fits = len(found) > 1 and min(values) > 0
-        lines.append([subject, *medians, f"{power(found, values):.2f}" if fits else "-"])
-    return markdown_table(["subject", *(f"{at:,}" for at in points), "power"], lines)
+def _head(column: str | int) -> str:
+    return f"{column:,}" if isinstance(column, int) else column
 
 
-def _point(row: Row) -> int:
-    match = SERIES.match(row.group)
-    assert match is not None, row.group
-    return int(match[3])
+def _power(subject: str, found: Mapping[tuple[str, Any], Row]) -> str:
+    medians = {length: row.median for (name, length), row in found.items() if name == subject}
+    fits = len(medians) > 1 and min(medians.values()) > 0
+    return f"{power(medians, medians.values()):.2f}" if fits else "-"
 
 
-def _remarks(rows: Iterable[Row]) -> str:
+def _remarks(cells: Iterable[Cell]) -> str:
     """What is to be known of figures, and why there are none; what is said of several is said once."""
-    said: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        where = f"{_point(row):,}" if SERIES.match(row.group) else row.quantity
+    said: dict[str, dict[str, dict[str, None]]] = {}
+    for subject, column, row in cells:
         for text in filter(None, (row.problem, row.note)):
-            said.setdefault(_short(text), {}).setdefault(row.subject, []).append(where)
-    return "\n".join(f"- {_places(places)}: {text}" for text, places in said.items())
-
-
-def _places(places: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{subject} ({', '.join(dict.fromkeys(at))})" for subject, at in places.items())
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 3].rstrip() + "..."
-
-
-def _checks(run: BenchRun) -> Iterator[str]:
-    """The worst check of each subject."""
-    if not run.checks:
-        return
-    yield "### Correctness gate"
-    found: dict[tuple[str, str, str], list[Check]] = {}
-    for check in run.checks:
-        found.setdefault((check.group, check.subject, check.inputs), []).append(check)
+            said.setdefault(_short(text), {}).setdefault(subject, {})[_head(column)] = None
     lines = []
-    for names, checks in found.items():
-        worst = max(checks, key=lambda check: (not check.passed, check.deviation / (check.allowed or 1)))
-        shown = f"{worst.deviation:.3g}" if worst.passed else f"**FAILED: {worst.deviation:.3g}**"
-        lines.append([*names, worst.tensor, shown, f"{worst.allowed:g}"])
-    yield markdown_table(["group", "subject", "inputs", "tensor", "gap", "allowed"], lines)
+    for text, places in said.items():
+        subjects = "; ".join(f"{subject} ({', '.join(columns)})" for subject, columns in places.items())
+        lines.append(f"- {subjects}: {text}")
+    return "\n".join(lines)
+
+
+def _gate(checks: Iterable[Check]) -> str:
+    """The worst check of each subject."""
+    worst: dict[tuple[str, str, str], Check] = {}
+    for check in checks:
+        names = (check.group, check.subject, check.inputs)
+        worst[names] = max(worst.get(names, check), check, key=_share)
+    lines = []
+    for names, check in worst.items():
+        shown = f"{check.deviation:.3g}" if check.passed else f"**FAILED: {check.deviation:.3g}**"
+        lines.append([*names, check.tensor, shown, f"{check.allowed:g}"])
+    return markdown_table(["group", "subject", "inputs", "tensor", "gap", "allowed"], lines)
+
+
+def _share(check: Check) -> tuple[bool, float]:
+    """What is failed first, then how much of what is allowed it takes."""
+    return not check.passed, check.deviation / (check.allowed or 1)

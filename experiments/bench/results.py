@@ -12,6 +12,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -22,31 +23,22 @@ from analysis.provenance import Machine, now, this_machine, versions
 RECORD = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 PACKAGES = ("vmp-toolkit", "numpy", "numba", "triton", "mambapy", "transformers", "mamba-ssm")
+TIMED = ("vmp", "analysis", "experiments/bench")
+"""The code that is timed, and that times it: a resumed run is of one code."""
 
 
 @dataclass(frozen=True, config=RECORD)
 class Row:
-    """Samples of one quantity of one subject.
+    """Samples of one quantity of one subject."""
 
-    Attributes:
-        group: what it was measured together with.
-        subject: the backend, peer or part that was measured.
-        quantity: "forward", "forward+backward", ...
-        unit: unit of the samples.
-        case: sizes, dtype and options.
-        samples: every repeat, in the order taken; empty where there is a problem.
-        problem: why there is no figure: "FAILED: ...", "not installed: ...", "not timed: ...".
-        note: what the reader has to know about the figure.
-    """
-
-    group: str
-    subject: str
-    quantity: str
-    unit: str
-    case: dict[str, JsonValue] = field(default_factory=dict)
-    samples: tuple[float, ...] = ()
-    problem: str = ""
-    note: str = ""
+    group: str  # what it was measured together with
+    subject: str  # the backend, peer or part that was measured
+    quantity: str  # "forward", "forward+backward", ...
+    unit: str  # of the samples
+    case: dict[str, JsonValue] = field(default_factory=dict)  # sizes, dtype and options
+    samples: tuple[float, ...] = ()  # every repeat, in the order taken; empty where there is a problem
+    problem: str = ""  # why there is no figure: "FAILED: ...", "not installed: ...", "not timed: ..."
+    note: str = ""  # what the reader has to know about the figure
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,31 +53,20 @@ class Row:
     @property
     def spread(self) -> float:
         """Distance between the quartiles, in the row's unit; 0 for a single sample."""
-        if len(self.samples) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
-        return high - low
+        low, high = np.percentile(self.samples, (25, 75))
+        return float(high - low)
 
 
 @dataclass(frozen=True, config=RECORD)
 class Check:
-    """How far one tensor of a subject is from the float64 specification.
+    """How far one tensor of a subject is from the float64 specification."""
 
-    Attributes:
-        group: what the check belongs to.
-        subject: the backend, peer or part that was checked.
-        tensor: "out", or the tensor whose gradient it is.
-        inputs: what both were given.
-        deviation: max |got - expected| / max |expected|, in units of the dtype's eps.
-        allowed: the largest deviation at which timings are shown.
-    """
-
-    group: str
-    subject: str
-    tensor: str
-    inputs: str
-    deviation: float
-    allowed: float
+    group: str  # what the check belongs to
+    subject: str  # the backend, peer or part that was checked
+    tensor: str  # "out", or the tensor whose gradient it is
+    inputs: str  # what both were given
+    deviation: float  # max |got - expected| / max |expected|, in units of the dtype's eps
+    allowed: float  # the largest deviation at which timings are shown
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,38 +98,26 @@ class BenchRun:
     subjects: dict[str, str] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     checks: tuple[Check, ...] = ()
-    groups: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> str:
-        """Name of its file: a GPU's run has one name, whichever device rehearsed it."""
-        return "gpu.json" if self.subcommand == "gpu" else f"{self.subcommand}-{self.device}.json"
-
-    def same_setting(self, other: "BenchRun") -> bool:
-        """Tell whether rows of two runs may stand in one file: same machine, versions, code, seed and sizes."""
-        names = ("subcommand", "device", "quick", "seed", "machine", "versions")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+    groups: tuple[str, ...] = ()  # those that are complete
 
 
 @final
 class Recorder:
-    """Keeps a run and writes its file after every record.
+    """Keeps a run and writes its file after every record; with `resume`, on top of what the file already holds.
 
-    Args:
-        folder: where the file is.
-        run: a run without rows.
-        resume: whether to keep what the file already holds.
-
-    Raises:
-        ResultError: The file to resume is damaged, or belongs to another machine, version, code, seed or size.
+    Raises ResultError where that file is damaged, or belongs to another machine, version, code, seed or size.
     """
 
     def __init__(self, folder: Path, run: BenchRun, resume: bool) -> None:
-        self.path = folder / run.file
+        # A GPU's run has one name, whichever device rehearsed it.
+        self.path = folder / (
+            "gpu.json" if run.subcommand == "gpu" else f"{run.subcommand}-{run.device}.json"
+        )
         self.run = run
         if resume and self.path.exists():
             earlier = read_run(self.path)
-            if not earlier.same_setting(run):
+            same = ("subcommand", "device", "quick", "seed", "machine", "versions")
+            if any(getattr(earlier, name) != getattr(run, name) for name in same):
                 raise ResultError(
                     f"{self.path}: is of another machine, version, code, seed or size; leave --resume out to replace it"
                 )
@@ -166,8 +135,9 @@ class Recorder:
     def put(self, record: Row | Check) -> None:
         """Write one record, in the place of an earlier one of the same names."""
         kind = "rows" if isinstance(record, Row) else "checks"
-        kept = (one for one in getattr(self.run, kind) if one.names != record.names)
-        self._write(**{kind: (*kept, record)})
+        known: tuple[Row | Check, ...] = getattr(self.run, kind)
+        if record not in known:
+            self._write(**{kind: (*(one for one in known if one.names != record.names), record)})
 
     def finish(self, group: str) -> None:
         """Write that a group is complete."""
@@ -179,15 +149,9 @@ class Recorder:
 
 
 def read_run(path: Path) -> BenchRun:
-    """Read the file of a run.
-
-    Raises:
-        ResultError: the file is missing or holds something else; the message says where.
-    """
+    """Read the file of a run. Raises ResultError, which says where, if it holds something else."""
     try:
         return TypeAdapter(BenchRun).validate_json(path.read_bytes())
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the text"
@@ -198,28 +162,17 @@ def new_run(
     subcommand: str, device: str, quick: bool, seed: int, command: str, subjects: dict[str, str]
 ) -> BenchRun:
     """Return a run without rows, of this machine at its present number of threads."""
+    root, sources = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted(path for part in TIMED for path in (root / part).rglob("*.py")):
+        sources.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     found = {"python": platform.python_version(), "torch": torch.__version__, **versions(*PACKAGES)}
-    found["sources"] = _sources()
+    found["sources"] = sources.hexdigest()[:12]
     return BenchRun(subcommand, device, quick, seed, command, now(), this_machine(device), found, subjects)
 
 
-def _sources() -> str:
-    """Return the first digits of the SHA-256 of what is timed and what times it: a resumed run is of one code."""
-    root = Path(__file__).parents[2]
-    parts = ("vmp", "analysis", "experiments/bench")
-    whole = hashlib.sha256()
-    for path in sorted(path for part in parts for path in (root / part).rglob("*.py")):
-        whole.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return whole.hexdigest()[:12]
-
-
 def find_runs(folder: Path) -> dict[tuple[str, str], BenchRun]:
-    """Load every run of a folder, by subcommand and device.
-
-    Raises:
-        ResultError: There is no such folder, or one of its files is not a run.
-    """
+    """Load every run of a folder, by subcommand and device. Raises ResultError if there is none such."""
     if not folder.is_dir():
         raise ResultError(f"{folder}: there is no such folder of results")
-    runs: Iterable[BenchRun] = [read_run(path) for path in sorted(folder.glob("*.json"))]
+    runs = map(read_run, sorted(folder.glob("*.json")))
     return {(run.subcommand, run.device): run for run in runs}

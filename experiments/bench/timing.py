@@ -7,15 +7,17 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+
+import torch
 
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
 """Seconds that one call takes."""
 
 TURNS = 10
+READY = ["experiments.bench.scan", "experiments.bench.reduce"]
+"""Imported once, in the process that those whose memory is measured are forked from; it computes nothing."""
 
 
 def wall(call: Call) -> float:
@@ -47,43 +49,33 @@ def interleave(
     return {name: tuple(taken) for name, taken in samples.items()}
 
 
-class PeakError(RuntimeError):
-    """Peak memory cannot be had; the message says why in one line."""
+def peak_bytes(warm: Callable[[], Call], make: Callable[[], Call]) -> int:
+    """Return the bytes that `make()()` takes at its peak above what `make()` left behind, outputs included.
 
-
-def peak_bytes(make: Callable[..., Call], *arguments: Any) -> int:
-    """Return the bytes that `make(*arguments)()` takes at its peak above what `make` left behind, outputs included.
-
-    It runs in a new process: `make` builds the inputs and warms up what a first call would leave (compiled code,
-    threads), then the kernel's record of the largest resident set is reset and read again after the call.
-
-    Raises:
-        PeakError: The system keeps no such record, or it ended the process.
+    It runs in a new process, after `warm()()`, which leaves what a first call would (compiled code, threads). The
+    kernel's record of the largest resident set is reset before the call and read after it. Raises OSError where the
+    system keeps no such record, and BrokenProcessPool where it ended the process.
     """
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            return pool.submit(_peak, make, arguments).result()
-    except BrokenProcessPool as error:
-        raise PeakError("the process was ended, by lack of memory as a rule") from error
-    except OSError as error:
-        raise PeakError(f"the system does not let the peak be read: {error}") from error
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(READY)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak, torch.get_num_threads(), warm, make).result()
 
 
-def _peak(make: Callable[..., Call], arguments: tuple[Any, ...]) -> int:
-    call = make(*arguments)
+def _peak(threads: int, warm: Callable[[], Call], make: Callable[[], Call]) -> int:
+    torch.set_num_threads(threads)
+    warm()()
+    call = make()
     gc.collect()
     # Freed memory that the C library keeps would be taken again unseen.
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: the peak is reset to the present size
-    before = _status("VmHWM")
+    before = _largest_resident_set()
     call()
-    return _status("VmHWM") - before
+    return _largest_resident_set() - before
 
 
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
+def _largest_resident_set() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

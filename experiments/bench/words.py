@@ -1,25 +1,26 @@
 """Figures in words: three digits, in the unit that suits."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
+
+SCALES = {"s": {"s": 1.0, "ms": 1e-3, "us": 1e-6}, "bytes": {"GB": 1e9, "MB": 1e6, "kB": 1e3}}
+"""What a unit is shown in, from the largest; the last of them whatever the value."""
+
+
+def in_unit(value: float, unit: str) -> str:
+    """Return a number in words, with its unit."""
+    if unit not in SCALES:
+        return f"{value:.4g} {unit}".rstrip()
+    scales = SCALES[unit]
+    name = next((name for name, size in scales.items() if value >= size), list(scales)[-1])
+    return f"{digits(value / scales[name])} {name}"
 
 
 def seconds(value: float) -> str:
     """Return a time in words."""
-    for unit, size in (("s", 1), ("ms", 1e-3)):
-        if value >= size:
-            return f"{digits(value / size)} {unit}"
-    return f"{digits(value / 1e-6)} us"
-
-
-def amount(value: float) -> str:
-    """Return a number of bytes in words, in decimal units."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if value >= size:
-            return f"{digits(value / size)} {unit}"
-    return f"{digits(value / 1e3)} kB"
+    return in_unit(value, "s")
 
 
 def digits(value: float) -> str:
@@ -27,14 +28,6 @@ def digits(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
-_BY_UNIT: dict[str, Callable[[float], str]] = {"s": seconds, "bytes": amount}
-
-
-def in_unit(value: float, unit: str) -> str:
-    """Return a number in words, with its unit."""
-    return _BY_UNIT[unit](value) if unit in _BY_UNIT else f"{value:.4g} {unit}".rstrip()
 
 
 def power(lengths: Iterable[float], values: Iterable[float]) -> float:

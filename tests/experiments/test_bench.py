@@ -1,6 +1,7 @@
 """The bench: its gate, its timing and its report, on small sizes and on runs written by hand."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from analysis.provenance import Machine
 from experiments.bench import __main__ as cli
 from experiments.bench import model, reduce, scan
+from experiments.bench.cases import Case, measure
 from experiments.bench.figure import growth_points
 from experiments.bench.gpu.scans import TOY, GpuSizes, scan_timing, work
-from experiments.bench.inputs import draw
+from experiments.bench.inputs import NAMES, draw
 from experiments.bench.peers import QUANTITIES, Contender, backends, scan_left_out, token_loop
 from experiments.bench.report import write_report
 from experiments.bench.results import BenchRun, Check, Recorder, Row, find_runs
 from experiments.bench.timing import interleave, peak_bytes
-from experiments.bench.words import amount, power, seconds
+from experiments.bench.words import in_unit, power, seconds
 from tests.experiments.commands import run_command
 
 MACHINE = Machine("a processor", 2, 2, 256, 8.0, "Linux x86_64", None)
@@ -44,8 +46,11 @@ def report_on(folder: Path, *runs: BenchRun) -> dict[str, list[str]]:
     return lines
 
 
-def records_of(bench, group: str) -> list:
-    return list(next(step for step in bench.steps() if step.group == group).records())
+def measured(cases: Iterable[Case], group: str) -> tuple[dict[str, Row], list[Check]]:
+    """The rows of a group by subject, and its checks."""
+    found = list(measure([case for case in cases if case.group == group]))
+    rows = {one.subject: one for one in found if isinstance(one, Row)}
+    return rows, [one for one in found if isinstance(one, Check)]
 
 
 def test_a_wrong_scan_is_not_timed_and_its_row_says_how_far_off_it_is():
@@ -60,8 +65,7 @@ def test_a_wrong_scan_is_not_timed_and_its_row_says_how_far_off_it_is():
 
     among = [Contender(each.__name__, each, "") for each in (token_loop, off, wrong_gradient, nan)]
     absent = Contender("mambapy", None, "", plain=True, absent="not installed: No module named 'mambapy'")
-    bench = scan.ScanBench(scan.QUICK, 0, [*among, absent])
-    rows = {row.subject: row for row in records_of(bench, "forward")}
+    rows, checks = measured(scan.cases(scan.QUICK, 0, [*among, absent]), "forward")
     assert [name for name, row in rows.items() if row.samples] == ["token_loop"]
     assert rows["token_loop"].problem == ""
     # 0.001 in units of float32's eps.
@@ -69,30 +73,19 @@ def test_a_wrong_scan_is_not_timed_and_its_row_says_how_far_off_it_is():
     assert rows["wrong_gradient"].problem.startswith("FAILED: gradient of delta is ")
     assert " is nan eps" in rows["nan"].problem
     assert rows["mambapy"].problem == absent.absent
-    failed = {check.subject for check in records_of(bench, "gate") if not check.passed}
-    assert failed == {"off", "wrong_gradient", "nan"}
-
-
-@pytest.mark.parametrize("name", [one.name for one in scan.of_the_cpu() if not one.absent])
-def test_every_contender_that_is_here_passes_the_gate(name):
-    bench = scan.ScanBench(scan.QUICK, 0)
-    checks = bench.gate.checks(next(one for one in bench.contenders if one.name == name))
-    assert [check.tensor for check in checks] == ["out", "u", "delta", "A", "B", "C", "D"]
-    assert all(check.passed for check in checks), checks
+    assert {check.subject for check in checks if not check.passed} == {"off", "wrong_gradient", "nan"}
 
 
 def test_the_gate_of_reduce_refuses_other_weights(monkeypatch):
-    bench = reduce.ReduceBench(reduce.QUICK, 0)
-    names = ("AbsoluteMean", "LagProfile", "FrameMatrix", "RowMass", "row", "column")
-    assert {check.tensor: check.passed for check in records_of(bench, "gate")} == dict.fromkeys(names, True)
-    right = reduce.reduce
+    right, group = reduce.reduce, f"reduce frames={reduce.QUICK.frames[0]}"
     monkeypatch.setattr(
         reduce, "reduce", lambda *a, **k: {**(found := right(*a, **k)), "RowMass": found["RowMass"] + 0.01}
     )
-    assert [check.tensor for check in records_of(bench, "gate") if not check.passed] == ["RowMass"]
-    (row,) = records_of(bench, f"reduce frames={reduce.QUICK.frames[0]}")
-    assert row.samples == ()
-    assert row.problem.startswith("FAILED: RowMass is ")
+    rows, checks = measured(reduce.cases(reduce.QUICK, 0), group)
+    names = ("AbsoluteMean", "LagProfile", "FrameMatrix", "RowMass", "row", "column")
+    assert {check.tensor: check.passed for check in checks} == {name: name != "RowMass" for name in names}
+    assert rows["reduce"].samples == ()
+    assert rows["reduce"].problem.startswith("FAILED: RowMass is ")
 
 
 def test_scans_are_checked_and_timed_in_half_precision():
@@ -135,7 +128,7 @@ ROWS = (
 )  # fmt: skip
 
 
-def test_the_report_shows_medians_ratios_spreads_and_powers(tmp_path):
+def test_the_report_shows_medians_ratios_spreads_and_powers_and_is_the_same_again(tmp_path):
     lines = report_on(tmp_path, replace(A_RUN, rows=ROWS))
     assert lines["subject"][:3] == ["forward", "x numba_cpu", "spread"]
     assert lines["token loop"] == ["200 ms", "50.0", "-"]
@@ -151,14 +144,10 @@ def test_the_report_shows_medians_ratios_spreads_and_powers(tmp_path):
     assert "\n- mambapy: not installed: No module named 'mambapy'\n" in page
     assert "(figures/growth.png)" in page
     assert lines["GPU, bf16, D=1152, N=16"] == ["target", "figure", "met or not"]
-
-
-def test_the_report_is_the_same_again(tmp_path):
-    names = ("R.md", "figures/growth.png", "figures/growth.svg")
-    report_on(tmp_path, replace(A_RUN, rows=ROWS))
-    first = [(tmp_path / name).read_bytes() for name in names]
+    written = [tmp_path / name for name in ("R.md", "figures/growth.png", "figures/growth.svg")]
+    first = [path.read_bytes() for path in written]
     report_on(tmp_path)
-    assert [(tmp_path / name).read_bytes() for name in names] == first
+    assert [path.read_bytes() for path in written] == first
 
 
 def test_a_failed_check_is_in_the_report_and_no_figure_beside_it(tmp_path):
@@ -195,7 +184,12 @@ def test_what_was_tried_is_part_of_the_report_where_it_is_written(tmp_path):
 
 def test_figures_in_words():
     assert [seconds(x) for x in (0.0044776, 1.0, 123.4, 5e-8)] == ["4.48 ms", "1.00 s", "123 s", "0.0500 us"]
-    assert [amount(x) for x in (0.0, 4096.0, 2.5e6, 1.9e9)] == ["0 kB", "4.10 kB", "2.50 MB", "1.90 GB"]
+    assert [in_unit(x, "bytes") for x in (0.0, 4096.0, 2.5e6, 1.9e9)] == [
+        "0 kB",
+        "4.10 kB",
+        "2.50 MB",
+        "1.90 GB",
+    ]
     assert power((10, 100, 1000), (3e-3, 3e-1, 30.0)) == pytest.approx(2.0)
 
 
@@ -231,11 +225,12 @@ def test_calls_take_turns_and_slow_ones_have_fewer_repeats():
 
 
 def test_peak_memory_is_what_a_call_takes():
-    assert peak_bytes(partial, np.ones, 12_500_000) == pytest.approx(100e6, rel=0.05)
+    warm, make = (partial(partial, np.ones, count) for count in (1, 12_500_000))
+    assert peak_bytes(warm, make) == pytest.approx(100e6, rel=0.05)
 
 
 def test_the_scan_left_out_is_left_out_and_comes_back():
-    whole, clip = model.ModelBench(model.QUICK, 0).model()
+    whole, clip = model.whole_model(model.QUICK, 0)
     before = whole(clip)
     with scan_left_out():
         assert not torch.equal(whole(clip), before)
@@ -271,6 +266,11 @@ def test_every_subcommand_runs_through_and_is_reported(quick):
     here = {one.name for one in scan.of_the_cpu() if not one.absent}
     assert {row.subject for row in told.rows if row.group == "forward" and row.samples} == here
     assert all(check.passed for run in runs.values() for check in run.checks)
+    gate = {check.names[:3] for check in told.checks if check.group == "gate"}
+    assert gate == {("gate", name, tensor) for name in here for tensor in ("out", *NAMES)}
+    peaks = [row for run in runs.values() for row in run.rows if row.unit == "bytes"]
+    assert len(peaks) == 4
+    assert all(row.samples for row in peaks), peaks
     assert (told.machine.threads, told.versions["torch"]) == (1, torch.__version__)
     assert set(growth_points(told, "forward")) == here
     assert [length for length, _ in growth_points(told, "forward")["numba_cpu"]] == list(scan.QUICK.lengths)
