@@ -146,9 +146,10 @@ class MambaMixer(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=config.projection_bias)
         if config.layer_scale:
             self.gamma = nn.Parameter(torch.ones(width))
-        # Keeps the residual stream's variance independent of depth, as in GPT-2 and Mamba.
-        with torch.no_grad():
-            self.out_proj.weight /= math.sqrt(config.depth)
+        if not self.out_proj.weight.is_meta:
+            # Keeps the residual stream's variance independent of depth, as in GPT-2 and Mamba.
+            with torch.no_grad():
+                self.out_proj.weight /= math.sqrt(config.depth)
 
     def forward(self, hidden: Float[Tensor, "B L M"]) -> Float[Tensor, "B L M"]:
         """The mixer's output for a sequence of normalised tokens."""
@@ -216,10 +217,11 @@ class MambaMixer(nn.Module):
         conv = nn.Conv1d(inner, inner, config.d_conv, groups=inner, bias=config.conv_bias)
         dt_proj = nn.Linear(rank, inner)
         nn.init.uniform_(dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        low, high = map(math.log, _STEP_RANGE)
-        steps = torch.exp(torch.rand(inner) * (high - low) + low).clamp(min=_STEP_FLOOR)
-        with torch.no_grad():
-            dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+        if not dt_proj.bias.is_meta:  # Arithmetic on the meta device loads torch's compiler, which takes seconds.
+            low, high = map(math.log, _STEP_RANGE)
+            steps = torch.exp(torch.rand(inner) * (high - low) + low).clamp(min=_STEP_FLOOR)
+            with torch.no_grad():
+                dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
         self.add_module(f"conv1d{suffix}", conv)
         self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * states, bias=False))
         self.add_module(f"dt_proj{suffix}", dt_proj)
@@ -240,8 +242,10 @@ def _convolve(
 
 def _initial_log_rates(inner: int, states: int) -> nn.Parameter:
     """log of A[n] = -(n + 1), every channel alike: S4D-real."""
-    rates = torch.arange(1, states + 1, dtype=torch.get_default_dtype())
-    return nn.Parameter(torch.log(rates).repeat(inner, 1))
+    log = torch.empty(inner, states)
+    if not log.is_meta:
+        log.copy_(torch.log(torch.arange(1, states + 1, dtype=log.dtype)))
+    return nn.Parameter(log)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Literal, final
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from experiments.data.clip import MadeClips, frame_times
 
@@ -23,15 +22,22 @@ _PAD = 2  # empty pixels put around a digit, so that its edges fade out rather t
 
 
 @functools.cache
-def _images() -> tuple[UInt8[np.ndarray, "K 12 12"], Int[np.ndarray, " K"]]:
+def digit_images() -> tuple[UInt8[np.ndarray, "K 8 8"], Int[np.ndarray, " K"]]:
+    """Scikit-learn's digits, bright on black, and which digit each is."""
+    from sklearn.datasets import load_digits  # Takes a second, that other clips need not wait for.
+
     digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return np.pad(grey, ((0, 0), (_PAD, _PAD), (_PAD, _PAD))), digits.target
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+@functools.cache
+def _padded(sample: int) -> Image.Image:
+    return Image.fromarray(np.pad(digit_images()[0][sample], _PAD))
 
 
 def split_samples(split: str) -> Int[np.ndarray, " K"]:
     """Indices into scikit-learn's digits: every fifth is held out, the rest is for training."""
-    indices = np.arange(len(_images()[1]))
+    indices = np.arange(len(digit_images()[1]))
     return indices[(indices % 5 == 0) == (split == "held-out")]
 
 
@@ -89,16 +95,15 @@ class Digits(MadeClips):
         rng = np.random.default_rng([self.seed, index])
         if self.target == "direction":
             return int(rng.choice(self._samples)), self.label(index), rng
-        of_class = self._samples[_images()[1][self._samples] == self.label(index)]
+        of_class = self._samples[digit_images()[1][self._samples] == self.label(index)]
         return int(rng.choice(of_class)), int(rng.integers(len(DIRECTIONS))), rng
 
     def _draw_digit(self, sample: int, side: float, left: float, top: float) -> UInt8[np.ndarray, "H W"]:
         """The frame with the digit's 8x8 pixels in a square at (left, top); lengths in sides of the frame."""
         step = 8 / (side * self.image_size)  # source pixels for one of the frame's
         x, y = (_PAD - corner * self.image_size * step for corner in (left, top))
-        image = Image.fromarray(_images()[0][sample])
         size = (self.image_size, self.image_size)
-        moved = image.transform(
+        moved = _padded(sample).transform(
             size, Image.Transform.AFFINE, (step, 0, x, 0, step, y), resample=Image.Resampling.BICUBIC
         )
         return np.asarray(moved)

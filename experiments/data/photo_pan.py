@@ -15,7 +15,6 @@ import numpy as np
 import skimage.data
 from jaxtyping import Float, UInt8
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
 from experiments.data.clip import MadeClips, frame_times
 
@@ -63,6 +62,8 @@ def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
     if name not in PHOTOGRAPHS:
         raise ValueError(f"no photograph {name!r}: there are {', '.join(PHOTOGRAPHS)}")
     if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
         pixels = load_sample_image(f"{name}.jpg")
     elif name == "motorcycle":
         pixels = skimage.data.stereo_motorcycle()[0]

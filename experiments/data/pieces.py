@@ -9,9 +9,8 @@ import functools
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
-from sklearn.datasets import load_digits
 
-from experiments.data.digits import split_samples
+from experiments.data.digits import digit_images, split_samples
 from experiments.data.photo_pan import photograph
 
 ORANGE, BLUE = (255, 128, 0), (0, 128, 255)  # tell apart by anyone, and by any channel's sum
@@ -19,15 +18,10 @@ _DIGIT = 3 / 4  # side of a digit in a frame, in sides of the frame
 _MARK = 1 / 16  # width of a mark
 
 
-@functools.cache
-def _digit_images() -> UInt8[np.ndarray, "K 8 8"]:
-    return np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
-
-
 @functools.lru_cache(maxsize=4096)
 def digit(sample: int, side: int) -> UInt8[np.ndarray, "side side"]:
     """One of scikit-learn's digits, bright on black, resampled to `side` pixels by Pillow's bicubic filter."""
-    image = Image.fromarray(_digit_images()[sample])
+    image = Image.fromarray(digit_images()[0][sample])
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -49,7 +43,7 @@ def grey_photograph(name: str, side: int) -> UInt8[np.ndarray, "H W"]:
 @functools.cache
 def digit_pools(split: str, classes: int) -> tuple[Int[np.ndarray, " K"], ...]:
     """The samples of digits 0, ..., classes - 1 that a split may show."""
-    samples, target = split_samples(split), load_digits().target
+    samples, target = split_samples(split), digit_images()[1]
     return tuple(samples[target[samples] == digit] for digit in range(classes))
 
 
