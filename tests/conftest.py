@@ -1,5 +1,6 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -83,6 +84,11 @@ not fail a test; `timeout` in pyproject.toml is by the clock, and ends only what
 
 def _too_much(signum: int, frame: FrameType | None) -> None:
     pytest.fail(f"computed for more than {WORK_SECONDS} seconds of the processor")
+
+
+def pytest_collection_finish() -> None:
+    # statsmodels collects garbage at every call: what the tests import is none, and need not be looked through.
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
