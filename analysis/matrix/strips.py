@@ -110,8 +110,7 @@ class _Clip:
         )
         self._options = (factors.elemental, factors.initial)
         self._mask = (factors.mask, _array(factors.first[0]))
-        # Not made contiguous: in scope ssm these are views of one number.
-        gate, slope, scale = (x[0].detach().numpy() for x in (factors.gate, factors.slope, factors.scale))
+        gate, slope, scale = (_maps(x) for x in (factors.gate, factors.slope, factors.scale))
         skip, taps = _array(factors.skip.to(self._dtype)), _array(factors.taps)
         self._folds = (factors.ahead, factors.squares, gate, skip, slope, taps, scale)
 
@@ -156,8 +155,8 @@ def _numbers(x: Tensor) -> np.ndarray:
     return _array(x.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=-torch.inf))
 
 
-def _maps(x: Float[Tensor, "1 G N L"]) -> np.ndarray:
-    """One clip's (G, N, L), or (G, N, 1) where it is constant in L."""
+def _maps(x: Float[Tensor, "1 *rows L"]) -> np.ndarray:
+    """One clip's rows, of L numbers or of one where it is constant in L: one layout, which is compiled for once."""
     return _array(x[0, ..., :1] if x.stride(-1) == 0 else x[0])
 
 

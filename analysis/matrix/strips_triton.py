@@ -58,17 +58,16 @@ def strips(
         sums = torch.zeros(
             (1 + signed, matrix.batch, stop - start, L), dtype=matrix.dtype, device=matrix.device
         )
-        across = triton.cdiv(stop - start, ROWS)
         # A tile of rows is near to its own columns and to those that taps reach on one side.
         window = triton.cdiv(ROWS + factors.taps.shape[1] - 1, NEAR)
         with torch.cuda.device_of(sums):
             if stop > ROWS:
-                grid = (across, triton.cdiv(stop, COLUMNS), matrix.batch)
+                grid = (triton.cdiv(stop - start, ROWS), triton.cdiv(stop, COLUMNS), matrix.batch)
                 warps = 4 if matrix.dtype == torch.float32 else 8
                 # What is off the diagonal has no mask: one kernel serves both directions.
                 far = {**options, "MASK": False}
                 _far[grid](sums, start, stop, *arguments, **far, **COMPILER, num_warps=warps)
-            grid = (across * (ROWS // NEAR), window, matrix.batch)
+            grid = (triton.cdiv(stop - start, NEAR), window, matrix.batch)
             _near[grid](sums, start, stop, *arguments, **options, **COMPILER, num_warps=8)
         weight, mean = matrix.finish(sums[0]), sums[1] / matrix.channels if signed else None
         if matrix.reverse:
