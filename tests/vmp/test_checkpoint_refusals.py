@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tests.vmp import crafted
 from vmp import create_model
 from vmp.checkpoint import CheckpointError, read_checkpoint
+from vmp.commands import main
 
 
 class Writes:
@@ -337,17 +338,9 @@ def test_requests_that_the_weights_cannot_meet(tmp_path, stored, options, messag
         read_checkpoint(path, **options)
 
 
-def run(*arguments):
-    """`python -m vmp` as a user runs it: exit code, output, error output."""
-    command = [sys.executable, "-m", "vmp", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_the_command_that_counts_parameters():
-    code, out, err = run("sizes")
-    assert (code, err) == (0, "")
-    rows = [line.split() for line in out.splitlines()[1:]]
+def test_the_command_that_counts_parameters(capsys):
+    assert main(["sizes"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [(row[0], row[2], row[4]) for row in rows[:3]] == [
         ("videomamba_tiny", "7,148,008", "7.1"),
         ("videomamba_small", "25,796,584", "25.8"),
@@ -355,26 +348,26 @@ def test_the_command_that_counts_parameters():
     ]
 
 
-def test_the_command_that_inspects_a_file(tmp_path):
+def test_the_command_that_inspects_a_file_and_can_pass_over_what_is_unexpected(tmp_path, capsys):
     path = saved(tmp_path / "model.pth", {"model": weights()})
-    code, out, err = run("inspect", path)
-    assert (code, err) == (0, "")
+    assert main(["inspect", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     first, count = out.splitlines()[:2]
     assert first.startswith("VideoMamba video model (2 layers of width 8")
     assert count == f"parameters      {sum(tensor.numel() for tensor in weights().values()):,}"
-
-
-def test_the_command_can_pass_over_what_is_unexpected(tmp_path):
-    path = saved(tmp_path / "model.pth", weights() | {"extra.bias": torch.zeros(2)})
-    assert run("inspect", path)[0] == 2
-    assert run("inspect", path, "--allow-unexpected", "extra.")[0] == 0
+    path = saved(tmp_path / "more.pth", weights() | {"extra.bias": torch.zeros(2)})
+    assert main(["inspect", str(path)]) == 2
+    assert main(["inspect", str(path), "--allow-unexpected", "extra."]) == 0
 
 
 def test_the_command_refuses_a_bad_file_in_one_line_with_code_2(tmp_path):
     marker = tmp_path / "ran"
-    code, out, err = run("inspect", saved(tmp_path / "evil.pth", {"model": Writes(marker)}))
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert "would run code" in err
+    path = saved(tmp_path / "evil.pth", {"model": Writes(marker)})
+    command = [sys.executable, "-m", "vmp", "inspect", path]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "would run code" in done.stderr
     assert not marker.exists()
