@@ -87,8 +87,8 @@ def seed_interval(
 
 def holm(p_values: pd.Series) -> pd.Series:
     """Holm's adjusted p-values; NaN stays NaN and is no part of the family."""
-    adjusted = p_values.astype(float).copy()
-    order = np.argsort(adjusted.to_numpy())[: adjusted.count()]  # NaN comes last.
-    raised = adjusted.to_numpy()[order] * np.arange(len(order), 0, -1)
-    adjusted.iloc[order] = np.minimum(np.maximum.accumulate(raised), 1)
-    return adjusted
+    adjusted = p_values.to_numpy(float, copy=True)
+    order = np.argsort(adjusted)[: p_values.count()]  # NaN comes last.
+    raised = adjusted[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1)
+    return pd.Series(adjusted, p_values.index, name=p_values.name)
