@@ -173,8 +173,10 @@ def _writing(out: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Arrow puts words of its own around the system's.
+        said = os.strerror(error.errno) if error.errno else error
         raise ValueError(
-            f"{error.filename or out}: cannot be read or written: {error.strerror}; what is finished is kept, and the "
+            f"{error.filename or out}: cannot be read or written: {said}; what is finished is kept, and the "
             "same command goes on from there"
         ) from error
     except concurrent.futures.BrokenExecutor as error:

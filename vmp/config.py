@@ -213,7 +213,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its value, of types that JSON has."""
-        return dataclasses.asdict(self)
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def d_inner(self) -> int:

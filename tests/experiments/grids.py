@@ -28,7 +28,7 @@ TINY = CellConfig(
     weight_decay=0.05,
     train_clips=24,
     test_clips=12,
-    probe_clips=3,
+    probe_clips=2,
     seed=0,
 )
 TINY_GRID = Preset(blocks=(Ablation(base=TINY, changes={"variant": ("attention",)}),), seeds=(0, 1))

@@ -4,13 +4,14 @@ import fcntl
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from experiments.grid import run_grid, write_tables
 from experiments.presets import Ablation, Preset
+from experiments.report.__main__ import app
+from tests.experiments.commands import run_command
 from tests.experiments.grids import TINY, TINY_GRID
 
 POOLED = TINY.model_copy(update={"class_token": "none"})
@@ -18,12 +19,6 @@ GRID = Preset(blocks=(*TINY_GRID.blocks, Ablation(base=POOLED)), seeds=TINY_GRID
 """Two bases: with a class token and self-attention, and without one."""
 UNFINISHED = GRID.cells()[-1]
 """What the report's grid lacks of GRID."""
-
-
-def run_report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.report", *map(str, arguments)]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # Test workers share the cores.
-    return subprocess.run(command, capture_output=True, text=True, env=alone)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +34,10 @@ def report(tiny_grid, tmp_path_factory) -> pathlib.Path:
             run_grid(GRID, home / "grid")
             shutil.rmtree(home / "grid" / "cells" / UNFINISHED.id)
             write_tables(GRID.cells(), home / "grid")
-            done = run_report("--grid", home / "grid", "--out", home / "report")
-            assert done.returncode == 0, done.stderr
+            options = ("--grid", home / "grid", "--out", home / "report")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["experiments.report", *map(str, options)])  # The page shows it.
+                done = run_command(app, *options)
+            assert done.exit_code == 0, done.stderr
             assert done.stdout == f"report written; open {home / 'report'}/index.html\n"
     return home / "report"

@@ -1,5 +1,6 @@
 """One cell: its configuration, its clips, how its read-out reaches a cue, and that it resumes to the same bits."""
 
+import itertools
 import re
 
 import numpy as np
@@ -9,7 +10,8 @@ from pydantic import ValidationError
 
 import vmp
 from experiments import cell as cells
-from experiments.cell import CELL_VARIANTS, CellConfig, run_cell
+from experiments.bench.gpu.models import parameters
+from experiments.cell import CELL_VARIANTS, TEST_SEED, CellConfig, run_cell
 from experiments.data.tasks import held_clips, task_dataset
 from experiments.grid_tables import SCHEMAS, read_table
 from experiments.presets import PRESETS, Ablation, Preset
@@ -50,22 +52,23 @@ def test_an_id_is_of_every_field_and_of_nothing_else():
     assert CellConfig.model_validate_json(TINY.model_dump_json()).id == TINY.id
     assert re.fullmatch("[0-9a-f]{12}", TINY.id)
     # What a folder is called must not change from one version to the next.
-    assert TINY.id == "dfbae361dfbb"
+    assert changed(probe_clips=3).id == "dfbae361dfbb"
     assert set(SCHEMAS["cells"].names) > set(CellConfig.model_fields)
 
 
 def test_variants_have_parameters_within_two_per_cent_in_every_preset():
+    """Of one patch: more patches add the same numbers to every variant, which brings the variants nearer."""
     for preset in PRESETS.values():
         for block in preset.blocks:
-            sizes = {}
-            for cell in block.cells(0):
-                with torch.device("meta"):
-                    sizes[cell] = sum(p.numel() for p in vmp.VideoModel(cell.model()).parameters())
-            for cell, size in sizes.items():
-                if cell.model_copy(update={"variant": block.base.variant}) == block.base.model_copy(
-                    update={"seed": 0}
-                ):
-                    assert size == pytest.approx(sizes[block.cells(0)[0]], rel=0.02), cell
+            base, *others = block.cells(0)
+            sizes = {
+                cell.variant: parameters(
+                    cell.model_copy(update={"frames": 1, "image_size": cell.patch_size}).model()
+                )
+                for cell in (base, *others)
+                if cell.model_copy(update={"variant": base.variant}) == base
+            }
+            assert sizes == pytest.approx(dict.fromkeys(CELL_VARIANTS, sizes[base.variant]), rel=0.02)
 
 
 def test_a_preset_is_bases_with_one_change_each_at_every_seed():
@@ -122,10 +125,7 @@ def test_clips_too_many_to_hold_are_made_as_they_are_needed(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variant", "class_token"),
-    [
-        *((variant, "none") for variant in CELL_VARIANTS),
-        *((variant, "first") for variant in ("mamba", "videomamba", "attention")),
-    ],
+    [("mamba", "none"), *zip(CELL_VARIANTS, itertools.cycle(("first", "none")))],
 )
 def test_every_variant_makes_a_cell_whose_read_out_reaches_a_cue_its_way(tmp_path, variant, class_token):
     config = changed(
@@ -137,7 +137,7 @@ def test_every_variant_makes_a_cell_whose_read_out_reaches_a_cue_its_way(tmp_pat
         depth=1,
         steps=1,
         test_clips=40,
-        probe_clips=2,
+        probe_clips=1,
     )
     direction, distances = {
         "none": ("pooled", (3, 2, 1, 0)),
@@ -177,7 +177,7 @@ def test_an_interrupted_cell_ends_with_the_same_bits(tiny_grid, tmp_path, monkey
     (tmp_path / ".weights.safetensors.1.partial").touch()
     (tmp_path / ".cell.json.1.tmp").touch()
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "attention_rows", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(cells, "evaluate", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             run_cell(TINY, tmp_path)
     assert not (tmp_path / "cell.json").exists()
@@ -201,7 +201,7 @@ def test_rows_for_the_viewer_are_shares_of_each_token(tiny_grid):  # noqa: F811
         directions = {"videomamba": ["forward", "backward"], "attention": ["both"]}[cell.variant]
         assert rows["directions"].tolist() == directions
         assert rows["layers"].tolist() == [0, 1]
-        assert rows["P"].shape == (3, 2, len(directions), 17, 17)
+        assert rows["P"].shape == (2, 2, len(directions), 17, 17)
         assert rows["P"].dtype == np.float16
         assert rows["P"].astype(float).sum(-1) == pytest.approx(1, abs=5e-3)
         assert rows["class_positions"].tolist() == [0]
@@ -226,7 +226,10 @@ def test_probed_clips_are_those_of_a_seed_and_show_what_the_test_shows():
         for seed in (0, 1, 2):
             (indices,) = {tuple(cell.probed()) for cell in block.cells(seed)}
             assert len(set(indices)) == block.base.probe_clips
-            clips = block.base.model_copy(update={"seed": seed}).clips("held-out")
+            base = block.cells(seed)[0]
+            clips = task_dataset(  # Not held, as no frame is looked at.
+                base.task, "held-out", base.frames, base.image_size, TEST_SEED + seed, base.test_clips
+            )
             seen = {name: {clips.conditions(k)[name] for k in indices} for name in clips.conditions(0)}
             # In a row, the first clips of recall all have the cue in their first frame.
             assert len(seen.get("cue_frame", "many")) >= 4

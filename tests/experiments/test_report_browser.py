@@ -24,10 +24,15 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
+on_both = pytest.mark.parametrize("page", [DESK, PHONE], ids=["desk", "phone"], indirect=True)
+"""For what depends on the size of the window or on touch; all else is read on a desk alone."""
+
+
+@pytest.fixture
 def page(request, browser, report):
     """The page; fails where the browser complains of it or where it asks for anything but itself."""
-    context = browser.new_context(viewport=request.param, has_touch=request.param is PHONE)
+    window = getattr(request, "param", DESK)
+    context = browser.new_context(viewport=window, has_touch=window is PHONE)
     page = context.new_page()
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
@@ -48,11 +53,9 @@ def choose(page, **choices):
 
 def shown(page):
     """Name and number of each tile, in percent."""
-    tiles = page.locator("#viewer-frames .tile")
-    return {
-        tiles.nth(k).locator(".name").inner_text(): tiles.nth(k).locator(".share").inner_text()
-        for k in range(tiles.count())
-    }
+    tiles = """[...document.querySelectorAll("#viewer-frames .tile")].map((tile) =>
+        [".name", ".share"].map((part) => tile.querySelector(part).innerText))"""
+    return dict(page.evaluate(tiles))
 
 
 def options(page, name):
@@ -115,6 +118,7 @@ def test_the_viewer_shows_the_saved_rows_whatever_is_chosen(page, report):
     assert {layer for _, layer, _ in seen} == {"0", "1"}
 
 
+@on_both
 def test_the_anchor_moves_by_keys_and_by_touch(page, report):
     anchor = page.locator("#viewer-anchor")
     frames = page.locator("#viewer-frames")
@@ -162,6 +166,7 @@ def test_the_anchors_weights_are_drawn_in_the_colours_of_the_legend(page, report
     assert float(said.split()[0]) == pytest.approx(100 * row.max(), abs=0.06)
 
 
+@on_both
 def test_nothing_is_wider_than_the_window(page):
     wide, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert wide <= window

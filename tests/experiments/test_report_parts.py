@@ -60,7 +60,7 @@ def test_packed_weights_are_close_and_sums_are_closer(keys):
 def test_what_does_not_fit_in_the_page_is_left_out_and_counted(report):
     grid = read_grid(report.with_name("grid"))
     whole = pack(grid)
-    assert whole.shown == whole.saved == 3 * 3 * 2  # Models of the first seed, clips, layers.
+    assert whole.shown == whole.saved == 3 * 2 * 2  # Models of the first seed, clips, layers.
     part = pack(grid, budget=len(json.dumps(whole.data)) // 3)
     assert 3 <= part.shown < part.saved == whole.saved
     assert len(part.data["models"]) == 3

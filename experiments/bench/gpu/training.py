@@ -53,7 +53,7 @@ class TrainingSizes:
 
 
 SMALL = (("num_frames", 2), ("image_size", 16), ("depth", 1), ("d_model", 16), ("d_state", 2))
-TOY = TrainingSizes(SMALL, batch=1, steps=2, warm_up=0)
+TOY = TrainingSizes(SMALL, batch=1, steps=1, warm_up=0)
 
 
 class Trained(NamedTuple):
