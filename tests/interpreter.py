@@ -11,10 +11,12 @@ from typing import Any
 
 
 def hasten() -> None:
-    """Do nothing where Triton is missing; kernels that are compiled do not pass through its interpreter."""
+    """Spare the interpreter its repetitions; where Triton is missing, or has other names for them, do nothing."""
     try:
         from triton.runtime import interpreter
     except ImportError:
+        return
+    if not hasattr(interpreter, "_patch_lang") or not hasattr(interpreter, "interpreter_builder"):
         return
     builder, patch, in_force = interpreter.interpreter_builder, interpreter._patch_lang, set()
     builder.options = replace(builder.options, sanitize_overflow=False)

@@ -77,7 +77,7 @@ def test_groups(groups):
         ("ssm", "paper", {}),
         ("contribution", "paper", {"shared_projections": True}),
         ("contribution", "released", {}),
-        ("mixer", "videomamba", {"d_conv": 5, "halve_output": True, "class_token": "middle"}),
+        ("mixer", "videomamba", {"d_conv": 10, "halve_output": True, "class_token": "middle"}),
     ],
     ids=str,
 )
