@@ -27,11 +27,11 @@ notebooks: .venv/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 test-deep: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not alone" --hypothesis-profile=deep
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone" --hypothesis-profile=deep
 	$(BIN)/python -m pytest -m alone
 
 test-gpu: .venv/installed

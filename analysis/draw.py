@@ -107,6 +107,11 @@ def label_of(result: Result, quantity: str) -> str:
     return fill(Quantity(about["units"], about["long_name"]).axis_label, 32)
 
 
+def titled(result: Result, model: str | None, title: str) -> str:
+    """The title of a plot of one model, which is named where the result has several."""
+    return f"{model or result.model}, {title}" if len(result.models) > 1 else title
+
+
 def whole_directions(result: Result, measure: str, model: str | None = None) -> list[str]:
     """Directions without those that are one side of another."""
     return [direction for direction in result.directions(measure, model) if " " not in direction]

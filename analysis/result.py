@@ -325,13 +325,12 @@ class Result:
         Args:
             what: a quantity with a number in each layer, drawn by layer; or the name of a plot.
             where: what the plot takes, such as `layer=3`, `scope="mixer"`, `direction="backward"` or `model="a"`. The
-                first layer that was probed is drawn where none is named, and the first model by a plot of one model,
-                whose title then names it.
+                first layer that was probed is drawn where none is named, and the first model by a plot of one model.
 
         Raises:
             KeyError: with what there is, for another plot or another argument.
         """
-        from analysis.draw import plot_by_layer, styled
+        from analysis.draw import plot_by_layer
 
         made = {name: plot for measure in self.measures.values() for name, plot in measure.plots.items()}
         if what in made:
@@ -339,16 +338,11 @@ class Result:
             foreign = [name for name in where if name not in taken]
             if foreign:
                 raise KeyError(f"plot {what!r} takes no {foreign[0]!r}; it takes {', '.join([*taken][1:])}")
-            model = where.get("model") or self.model
-            layers = self.layers_of(model)
+            layers = self.layers_of(where.get("model") or self.model)
             if "layer" in taken and layers:
                 layer = where.get("layer", layers[0])
                 where["layer"] = layers[layer] if -len(layers) <= layer < 0 else layer
-            drawn = made[what](self, ax=ax, **where)
-            if "model" in taken and len(self.models) > 1:
-                side = next((loc for loc in ("left", "right") if drawn.get_title(loc)), "center")
-                styled(drawn.set_title)(", ".join(filter(None, [model, drawn.get_title(side)])), loc=side)
-            return drawn
+            return made[what](self, ax=ax, **where)
         numbers = [
             name
             for name in self.quantities

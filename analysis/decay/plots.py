@@ -22,6 +22,7 @@ from analysis.draw import (
     positive,
     shifts,
     styled,
+    titled,
     whole_directions,
     whole_numbers,
 )
@@ -83,7 +84,7 @@ def _profiles(
         xlabel=f"lag {symbol} ({unit})", ylabel=f"m({symbol})\n({result.weight_unit(scope, layer, model)})"
     )
     ax.xaxis.set_major_locator(whole_numbers(7))
-    ax.set_title(f"layer {layer}, scope {scope}")
+    ax.set_title(titled(result, model, f"layer {layer}, scope {scope}"))
     return ax
 
 
@@ -176,7 +177,7 @@ def plot_half_lives(
         xlabel="predicted half-life (tokens), median and 10th to 90th percentile",
         ylabel="measured half-life (tokens)",
     )
-    ax.set_title(f"half-life by layer, scope {scope}")
+    ax.set_title(titled(result, model, f"half-life by layer, scope {scope}"))
     ax.legend(loc="best")
     return ax
 
@@ -208,7 +209,7 @@ def plot_frame_matrix(
     ax.set(xlabel="key frame t", ylabel="query frame s")
     ax.xaxis.set_major_locator(whole_numbers(8))
     ax.yaxis.set_major_locator(whole_numbers(8))
-    ax.set_title(f"layer {layer}, {direction}, scope {scope}")
+    ax.set_title(titled(result, model, f"layer {layer}, {direction}, scope {scope}"))
     return ax
 
 
@@ -239,7 +240,7 @@ def plot_class_row(
         no_data(ax, "no class token, one frame, or no data: see the notes")
     ax.set(xlabel="key frame t", ylabel="share of the class token's row")
     ax.xaxis.set_major_locator(whole_numbers())
-    ax.set_title(f"layer {layer}, scope {scope}")
+    ax.set_title(titled(result, model, f"layer {layer}, scope {scope}"))
     return ax
 
 
@@ -258,7 +259,7 @@ def plot_weights(
     curve = result.curve("weight_matrix", layer, direction, scope, model)
     if curve is None:
         raise KeyError("weight_matrix: no layer was drawn; Decay(draw=(layer, ...)) chooses those that are")
-    title = f"layer {layer}, {direction}, scope {scope}"
+    title = titled(result, model, f"layer {layer}, {direction}, scope {scope}")
     return plot_matrix(curve.value, result.layout(model), ax, title=title, unit=curve.unit)
 
 

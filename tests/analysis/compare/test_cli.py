@@ -12,7 +12,7 @@ import analysis
 from analysis import cli
 from analysis.compare.compare import short_names
 from analysis.draw import plot_side
-from analysis.relevance import Relevance
+from analysis.relevance import relevance
 from analysis.tables import number
 from tests.analysis.models import TINY
 from tests.analysis.test_families import timesformer, videomae
@@ -135,20 +135,20 @@ def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, tmp_path,
     flags = ("--clips", 2, *FAST)
     assert run(*both, flags=(*flags, "--out", tmp_path / "whole")) == 0
     out, seen, again = tmp_path / "both", [], []
-    one_clip = Relevance.per_clip
+    target = "analysis.relevance.measure.relevance"
 
-    def stopping(*arguments):
+    def stopping(*arguments, **keywords):
         if len(seen) == 3:  # Both clips of the first model are done, and one of the second.
             raise KeyboardInterrupt
         seen.append(arguments)
-        return one_clip(*arguments)
+        return relevance(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Relevance, "per_clip", stopping)
+        patch.setattr(target, stopping)
         assert run(*both, flags=(*flags, "--out", out)) == 130
     assert "same command" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.unfinished", "whole"]
-    monkeypatch.setattr(Relevance, "per_clip", lambda *given: again.append(given) or one_clip(*given))
+    monkeypatch.setattr(target, lambda *given, **named: again.append(given) or relevance(*given, **named))
     assert run(*both, flags=(*flags, "--out", out)) == 0
     assert len(again) == 1
     assert analysis.load(out).data.equals(analysis.load(tmp_path / "whole").data)

@@ -25,7 +25,7 @@ def estimated(*clips):
         for name, own in dims.items()
         if name not in ("contradictory_mass", "contradictory_share")
     }
-    given = clips_of(measure, [{**usual, **clip} for clip in clips], {}, len(clips), PLACE)
+    given = clips_of(measure, [{**usual, **clip} for clip in clips], {}, PLACE)
     weights = resample_weights(len(clips), 1000, 0) if len(clips) > 1 else None
     return estimates(measure, given, weights)
 
