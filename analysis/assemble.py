@@ -19,8 +19,10 @@ def own_axes(measure: Measure) -> dict[str, tuple[str, ...]]:
     return {**{name: q.dims for name, q in measure.quantities.items()}, **dict(measure.kept)}
 
 
-def check_shapes(measure: Measure, given: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError where what one clip gave does not fit the measure's axes, or the first clip."""
+def check_shapes(
+    measure: Measure, given: Mapping[str, np.ndarray], first: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise ValueError where what one clip gave does not fit the measure's axes, or the shapes of the first."""
     dims, said = own_axes(measure), f"measure {measure.name}: per_clip gives"
     if first.keys() != given.keys():
         raise ValueError(f"{said} other names for one clip than for another")
@@ -28,10 +30,8 @@ def check_shapes(measure: Measure, given: Mapping[str, np.ndarray], first: Mappi
         if name not in dims or value.ndim != len(dims[name]):
             wanted = f"axes {dims[name]}" if name in dims else "no such quantity, nor is it among `kept`"
             raise ValueError(f"{said} {name!r} of shape {value.shape}; it states {wanted}")
-        if value.shape != first[name].shape:
-            raise ValueError(
-                f"{said} {name!r} of shape {value.shape}, and {first[name].shape} for the first clip"
-            )
+        if value.shape != first[name]:
+            raise ValueError(f"{said} {name!r} of shape {value.shape}, and {first[name]} for the first clip")
 
 
 def clips_of(

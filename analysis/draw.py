@@ -141,8 +141,13 @@ def plot_by_layer(
         own: the place on each of the quantity's own axes, such as `ranking="random"`.
 
     Raises:
+        KeyError: for another argument.
         ValueError: where no model has the direction.
     """
+    axes = [str(axis) for axis in result.data[quantity].dims[4:]]
+    if foreign := [name for name in own if name not in axes]:
+        takes = ", ".join(("scope", "ax", "model", "direction", *axes))
+        raise KeyError(f"plot {quantity!r} takes no {foreign[0]!r}; it takes {takes}")
     ax = new_axes(ax)
     scope = scope or result.scopes[0]
     measure = result.data[quantity].attrs["measure"]
@@ -156,7 +161,7 @@ def plot_by_layer(
         rows = [result.number(quantity, layer, where, scope, name, **own) for layer in layers]
         look = look_of(where) if len(models) == 1 else model_look(result.models.index(name))
         if len(models) > 1 and direction is None:
-            look = {**look, "fillstyle": FILLS.get(where.split()[-1], "full")}
+            look = {**look, "fillstyle": FILLS.get(where.rpartition(" ")[2], "full")}
         label = where if len(models) == 1 else name if direction is not None else f"{name}, {where}"
         points(ax, np.array(layers) + shift, rows, label, look)
     ax.set_ylabel(label_of(result, quantity))

@@ -6,7 +6,6 @@ its own input, so that memory does not grow with depth, and a measure may ask wh
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from analysis.measure import (
 from analysis.precision import full_precision
 from analysis.provenance import Clips, ModelOrigin, origin_of, provenance, toolkit_version
 from analysis.result import Result, with_notes
-from analysis.unfinished import Key, Unfinished
+from analysis.unfinished import Key, Unfinished, text_of, text_of_layout
 from vmp.checkpoint import weights_sha256
 from vmp.layout import TokenLayout
 
@@ -291,7 +290,7 @@ class _Collected:
         self.shape: tuple[int, ...] = ()
         self.about: dict[str, Any] = {"dtype": "", "backend": "", "residual": ""}
         self._latest: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
-        self._first: dict[tuple[str, Key], dict[str, np.ndarray]] = {}
+        self._shapes: dict[tuple[str, Key], dict[str, tuple[int, ...]]] = {}
 
     def see(self, site: SiteRun) -> None:
         """Note what a layer ran as."""
@@ -318,7 +317,8 @@ class _Collected:
 
     def _add(self, measure: str, place: Place, arrays: dict[str, np.ndarray]) -> None:
         key = (place.layer, place.direction, place.scope)
-        check_shapes(self._measures[measure], arrays, self._first.setdefault((measure, key), arrays))
+        shapes = {name: value.shape for name, value in arrays.items()}
+        check_shapes(self._measures[measure], arrays, self._shapes.setdefault((measure, key), shapes))
         self._latest[measure, key] = arrays
         self.places[measure, key] = place
         summed = self._measures[measure].summed
@@ -460,12 +460,12 @@ def _depends(
         "layers": None if layers is None else list(layers),
         "scopes": list(scopes),
         "seed": seed,
-        "measures": {m.name: [m.settings, _text(type(m).per_clip)] for m in measures},
+        "measures": {m.name: [m.settings, text_of(type(m).per_clip)] for m in measures},
         "models": [
             {
                 "name": entry.name,
                 "weights": entry.origin.get("weights_sha256") or weights_sha256(entry.model.state_dict()),
-                "layout": _text(entry.layout),
+                "layout": text_of_layout(entry.layout),
                 "family": _family(entry).NAME,
                 "layers": entry.layers,
                 **entry.shown,
@@ -473,14 +473,6 @@ def _depends(
             for entry in entries
         ],
     }
-
-
-def _text(thing: object) -> str:
-    """The source of a function, so that an edited one is not taken for what ran before; of others, the repr."""
-    try:
-        return inspect.getsource(thing)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return repr(thing)
 
 
 @contextmanager

@@ -76,8 +76,7 @@ def measure_tables(measure: Measure, result: Result) -> Iterator[Table]:
     """A row for each layer and direction, or model, and a column for each `Column`; listed quantities stand below."""
     if columns_of(measure):
         yield from [_of_models(measure, result)] if measure.level == "model" else _by_place(measure, result)
-    listed = [name for name, quantity in measure.quantities.items() if quantity.listed and quantity.dims]
-    if listed and not measure.table:
+    if listed := _listed(measure):
         yield listing(f"{measure.title}, entry by entry", result.summary(listed), measure.caption)
 
 
@@ -100,6 +99,10 @@ def _by_place(measure: Measure, result: Result) -> Iterator[Table]:
                     row = (cell(one, c, layout) for one, c in zip(found, columns, strict=True))
                     table.add_row(str(layer), direction, *row)
             yield table
+
+
+def _listed(measure: Measure) -> list[str]:
+    return [name for name, quantity in measure.quantities.items() if quantity.listed and quantity.dims]
 
 
 def listing(title: str, summary: pd.DataFrame, caption: str = "") -> Table:
@@ -221,6 +224,8 @@ def _gaps(result: Result, model: str, columns: Sequence[Column] | None) -> Itera
         shown = {c.quantity for c in columns_of(measure)}
         if columns is not None and measure.table:
             shown = {c.quantity for c in columns} & measure.quantities.keys()
+        if type(measure).tables is Measure.tables and columns is None:
+            shown |= set(_listed(measure))
         table = result.summary(sorted(shown & set(result.quantities)), model=model)
         gone = _without(table, result.n_clips)
         for name, note in zip(gone["quantity"], gone["note"], strict=True):

@@ -1,6 +1,7 @@
 """What finished clips gave an interrupted probe, so that the same request goes on from there."""
 
 import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -94,6 +95,27 @@ class Unfinished:
         if self._kept is None:
             raise RuntimeError("begin comes before get and put")
         return self._kept / f"clip-{model:02d}-{clip:05d}.npz"
+
+
+def text_of(function: Any) -> str:
+    """The source of a function, or what it was compiled to, so that an edited one is not taken for what ran before.
+
+    What else it calls is not looked at.
+    """
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        return repr(function) if code is None else f"{code.co_code.hex()} {code.co_names} {code.co_consts}"
+
+
+def text_of_layout(layout: Any) -> str:
+    """A layout, or the text of a function that gives one, with all that the function sees from outside."""
+    if not inspect.isroutine(layout):
+        return repr(layout)
+    inside, outside, *_ = inspect.getclosurevars(layout)
+    own = (getattr(layout, name, None) for name in ("__defaults__", "__kwdefaults__", "__self__"))
+    return f"{text_of(layout)} {inside} {outside} {[*own]}"
 
 
 def _remove(folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.experiments.grids import tiny_grid  # noqa: F401
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = "experiments/checkpoints/vmp_micro_videomamba.safetensors"
 EXTRAS = (
-    *("matplotlib", "pandas", "scipy", "typer", "rich", "pydantic", "pyarrow", "xarray"),
+    *("matplotlib", "pandas", "scipy", "typer", "rich", "pydantic", "pyarrow", "xarray", "netCDF4", "cftime"),
     *("skimage", "accelerate", "av", "joblib", "kornia", "PIL", "sklearn", "statsmodels", "threadpoolctl"),
     *("transformers", "triton"),
 )

@@ -217,9 +217,8 @@ class MambaMixer(nn.Module):
         conv = nn.Conv1d(inner, inner, config.d_conv, groups=inner, bias=config.conv_bias)
         dt_proj = nn.Linear(rank, inner)
         nn.init.uniform_(dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        if (
-            not dt_proj.bias.is_meta
-        ):  # Arithmetic on the meta device loads torch's compiler, which takes seconds.
+        # Arithmetic on the meta device would load torch's compiler, which takes seconds.
+        if not dt_proj.bias.is_meta:
             low, high = map(math.log, _STEP_RANGE)
             steps = torch.exp(torch.rand(inner) * (high - low) + low).clamp(min=_STEP_FLOOR)
             with torch.no_grad():

@@ -28,7 +28,7 @@ MEANT = {
 }
 """The unit and the axis of each quantity that a `TheoryCurve` holds."""
 
-RECORD = ConfigDict(ser_json_inf_nan="strings")
+RECORD = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 """How the records of a result of this package are read and written; JSON keeps every digit."""
 
 

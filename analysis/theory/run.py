@@ -159,8 +159,14 @@ class TheoryResult:
         """
         try:
             return TypeAdapter(TheoryResult).validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+        except OSError as error:
             raise ResultError(f"{path}: cannot be read as a result of the claims: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the text"
+            raise ResultError(
+                f"{path}: cannot be read as a result of the claims, or is of another version: {where}: {first['msg']}"
+            ) from error
 
 
 def run(

@@ -42,9 +42,7 @@ class Contender:
     scan: Callable[..., Tensor] | None  # from u, delta, A, B, C, D to the output; None where it is absent
     says: str  # exactly what is timed
     plain: bool = False  # whether it runs without mask and residual, which the packages of others lack
-    tokens_first: bool = (
-        False  # whether u, delta, B, C and the output have the tokens' axis before the channels'
-    )
+    tokens_first: bool = False  # whether the tokens' axis comes before the channels'
     held: tuple[int, int] = (0, 0)  # arrays of B D L N numbers at its peak, about, without and with gradients
     loops: bool = False  # whether it takes a step of Python for each token
     slack: float = 1.0  # how many times the deviation that a backend of this project is allowed in the gate

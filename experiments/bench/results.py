@@ -149,7 +149,12 @@ class Recorder:
 
 
 def read_run(path: Path) -> BenchRun:
-    """Read the file of a run. Raises ResultError, which says where, if it holds something else."""
+    """Read the file of a run.
+
+    Raises:
+        ResultError: it holds something else; the message says where.
+        OSError: it cannot be read.
+    """
     try:
         return TypeAdapter(BenchRun).validate_json(path.read_bytes())
     except ValidationError as error:
@@ -171,7 +176,11 @@ def new_run(
 
 
 def find_runs(folder: Path) -> dict[tuple[str, str], BenchRun]:
-    """Load every run of a folder, by subcommand and device. Raises ResultError if there is none such."""
+    """Load every run of a folder, by subcommand and device.
+
+    Raises:
+        ResultError: there is no such folder, or one of its files is no run.
+    """
     if not folder.is_dir():
         raise ResultError(f"{folder}: there is no such folder of results")
     runs = map(read_run, sorted(folder.glob("*.json")))

@@ -53,8 +53,11 @@ def peak_bytes(warm: Callable[[], Call], make: Callable[[], Call]) -> int:
     """Return the bytes that `make()()` takes at its peak above what `make()` left behind, outputs included.
 
     It runs in a new process, after `warm()()`, which leaves what a first call would (compiled code, threads). The
-    kernel's record of the largest resident set is reset before the call and read after it. Raises OSError where the
-    system keeps no such record, and BrokenProcessPool where it ended the process.
+    kernel's record of the largest resident set is reset before the call and read after it.
+
+    Raises:
+        OSError: the system keeps no such record.
+        BrokenProcessPool: the system ended the process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(READY)
@@ -77,5 +80,7 @@ def _peak(threads: int, warm: Callable[[], Call], make: Callable[[], Call]) -> i
 
 
 def _largest_resident_set() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/self/status has no VmHWM")

@@ -307,9 +307,12 @@ def test_a_measure_edited_since_does_not_resume_and_the_same_layout_function_doe
     model, clips = own(1), ids(3, 9)
     runs = runs_of(model)
 
-    def run(progress=None):
+    def run(progress=None, place=0):
         runs.clear()
-        layout = lambda length: TokenLayout.sequence(length)  # noqa: E731 - Another function at each call.
+
+        def layout(length):  # Another function at each call, and of another text where it sees another place.
+            return TokenLayout((place,), 0, (0, 0), length - 1)
+
         kept = tmp_path / "kept"
         return probe(model, clips, [Noise()], layout=layout, resume=kept, progress=progress, **FEW)
 
@@ -321,6 +324,9 @@ def test_a_measure_edited_since_does_not_resume_and_the_same_layout_function_doe
     with monkeypatch.context() as patch:
         patch.setattr(Noise, "per_clip", lambda self, view, rng: {"noise": 0.0})
         assert run().summary("noise")["value"].tolist() == [0, 0]
+    assert len(runs) == 3
+    interrupted()
+    run(place=8)
     assert len(runs) == 3
     interrupted()
     run()

@@ -1,8 +1,10 @@
 """The result: its dataset, summary, numbers and plots; saving, loading, and folders that appear whole or not at all."""
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -181,10 +183,40 @@ def test_a_saved_result_loads_back_exactly(tmp_path, result):
     assert again.plot("lag_profile", Figure().subplots(), scope="ssm").lines
 
 
+@dataclass(frozen=True)
+class Odd(analysis.Measure):
+    """An axis without entries, a name outside ASCII, and a listed number beside a table of its own."""
+
+    name = "odd"
+    title = "Odd"
+    quantities: ClassVar = {
+        "α": analysis.Quantity("none", "a share"),
+        "by_part": analysis.Quantity("none", "by part", dims=("part",), listed=True),
+        "nothing": analysis.Quantity("none", "nothing", dims=("none_of_it",)),
+    }
+    coordinates: ClassVar = {"part": ("größe", "rest")}
+    table = (analysis.Column("α", "share"),)
+
+    def per_clip(self, view, rng):
+        return {"α": 0.5, "by_part": [1.0, np.nan], "nothing": []}
+
+
+def test_axes_without_entries_and_names_outside_ascii_are_kept_and_listed_numbers_shown(tmp_path):
+    result = analysis.probe(video_model(depth=1), clip(1), Odd())
+    result.save(tmp_path / "out")
+    again = Result.load(tmp_path / "out", [Odd()])
+    assert again.data.identical(result.data)
+    assert again.quantities == ("α", "by_part", "nothing")
+    shown = again._repr_html_()
+    assert "Odd, entry by entry" in shown
+    assert "größe" in shown
+    assert "Gap: by part: undefined" in shown
+
+
 def test_what_is_saved_is_read_by_others_too(tmp_path):
     result = made()
     result.save(tmp_path / "out")
-    with xr.open_dataset(tmp_path / "out" / "data.nc") as data:
+    with xr.open_dataset(tmp_path / "out" / "data.nc", engine="netcdf4") as data:
         assert data["half_life_tokens"].attrs["units"] == "tokens"
     for name, curves in (("summary", False), ("curves", True)):
         table = result.summary(curves=curves)
@@ -243,6 +275,10 @@ def test_plots_are_found_by_name_or_listed():
     assert one.get_title("left") == "backward, scope ssm"
     assert [text.get_text() for text in one.get_legend().get_texts()] == ["scan"]
     with pytest.raises(
+        KeyError, match="'decay_index_tokens' takes no 'layer'; it takes scope, ax, model, direction"
+    ):
+        compared().plot("decay_index_tokens", Figure().subplots(), layer=1)
+    with pytest.raises(
         ValueError, match="no direction 'time' in any model; there are forward, backward, both"
     ):
         compared().plot("mean_distance_tokens", Figure().subplots(), direction="time")
@@ -268,7 +304,7 @@ OLD = {
         '{"provenance": {"toolkit": "0.0.9"}}',
         r"result.json: was written by toolkit 0\.0\.9, when",
     ),
-    "provenance.json": ('{"format": 1}', "provenance.json: of format 1; this toolkit reads 2; probe again"),
+    "provenance.json": ('{"format": 1}', "provenance.json: of format 1; this toolkit reads 3; probe again"),
     "data.nc": ("", r"holds no result \(no provenance.json\)"),
 }
 

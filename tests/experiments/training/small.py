@@ -78,9 +78,8 @@ def run_in_a_process(body: Callable[..., None], *arguments: object) -> tuple[int
 
 def _alone(writer: Connection, body: Callable[..., None], arguments: tuple[object, ...]) -> None:
     os.setsid()
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # workers are this process's own children, as in a command
+    # Workers are this process's own children, as in a command.
+    multiprocessing.set_start_method("fork", force=True)
     os.dup2(writer.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
     body(*arguments)
