@@ -21,7 +21,7 @@ TINY = {
 VARIANTS = ("mamba", "videomamba", "mask", "residual_initial", "residual_elemental", "paper", "released")
 
 
-def video_model(variant="paper", **fields):
+def video_model(variant="paper", weights=0, **fields):
     config = ModelConfig.from_variant(
         variant,
         **{
@@ -36,7 +36,7 @@ def video_model(variant="paper", **fields):
             **fields,
         },
     )
-    return seeded(lambda: VideoModel(config))
+    return seeded(lambda: VideoModel(config), weights)
 
 
 def language_model():
@@ -57,10 +57,10 @@ def clip(batch=2, frames=3, size=8, seed=0):
     return torch.randn(batch, 3, frames, size, size, dtype=torch.float64, generator=_generator(seed))
 
 
-def seeded(make):
-    """`stirred` of a model whose initial weights are the same whatever ran before."""
+def seeded(make, weights=0):
+    """`stirred` of a model whose initial weights are those of a seed, whatever ran before."""
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
+        torch.manual_seed(weights)
         return stirred(make())
 
 

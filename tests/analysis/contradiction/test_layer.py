@@ -42,8 +42,7 @@ def site_of(model, tokens, direction=None, scopes=SCOPES):
 
 
 def layer_of(scopes=SCOPES, weights=0, **fields):
-    torch.manual_seed(weights)
-    return site_of(video_model(**fields), clip(batch=1)[0], scopes=scopes)
+    return site_of(video_model(weights=weights, **fields), clip(batch=1)[0], scopes=scopes)
 
 
 def measured(layer, mediators, seed=0):
