@@ -1,11 +1,9 @@
-"""Triton's interpreter without what it repeats: no number changes, and a launch takes less than half the time.
+"""Triton's interpreter without what it repeats: no number changes, and a launch takes less time.
 
 At a launch it puts its own functions in the place of triton.language's, and again at each of the hundreds of calls
-within the launch; and it computes every sum and product of integers a second time, in 64 bits, to see that none
-overflows, which sizes such as the tests' cannot.
+within the launch. Here it does so once a launch.
 """
 
-from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -16,10 +14,9 @@ def hasten() -> None:
         from triton.runtime import interpreter
     except ImportError:
         return
-    if not hasattr(interpreter, "_patch_lang") or not hasattr(interpreter, "interpreter_builder"):
+    if not hasattr(interpreter, "_patch_lang"):
         return
-    builder, patch, in_force = interpreter.interpreter_builder, interpreter._patch_lang, set()
-    builder.options = replace(builder.options, sanitize_overflow=False)
+    patch, in_force = interpreter._patch_lang, set()
 
     def patched(fn: FunctionType) -> Any:
         if fn.__module__ in in_force:

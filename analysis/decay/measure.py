@@ -51,10 +51,6 @@ class Decay(Measure):
 
     draw: tuple[int, ...] | None = None
 
-    def __post_init__(self) -> None:
-        if self.draw is not None and any(layer < 0 for layer in self.draw):
-            raise ValueError(f"draw: {self.draw}; name layers by their index from 0")
-
     name = "decay"
     title = "Historical decay"
     sides = True
@@ -123,6 +119,10 @@ class Decay(Measure):
         "Index: 0 uniform, 1 self only. Law: exponential or power law, whichever has the lower AIC. "
         "-: a gap, see below."
     )
+
+    def __post_init__(self) -> None:
+        if self.draw is not None and any(layer < 0 for layer in self.draw):
+            raise ValueError(f"draw: {self.draw}; name layers by their index from 0")
 
     @property
     def plots(self) -> Mapping[str, Callable[..., Any]]:

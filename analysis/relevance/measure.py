@@ -14,14 +14,7 @@ from torch import Tensor
 from analysis.intervals import mean_over_clips
 from analysis.measure import Measure, ModelView, Quantity, layout_gap
 from analysis.relevance.deletion import PARTS, area, deletion_curve, order_of, part_count, part_scores
-from analysis.relevance.rankings import (
-    NO_HEAD,
-    RANDOM,
-    RANKINGS,
-    NoPrediction,
-    parts_of,
-    relevance,
-)
+from analysis.relevance.rankings import NO_HEAD, RANDOM, RANKINGS, NoPrediction, parts_of, relevance
 from vmp.layout import TokenLayout
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """One cell: its configuration, its clips, how its read-out reaches a cue, and that it resumes to the same bits."""
 
-import itertools
 import re
 
 import numpy as np
@@ -125,7 +124,10 @@ def test_clips_too_many_to_hold_are_made_as_they_are_needed(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variant", "class_token"),
-    [("mamba", "none"), *zip(CELL_VARIANTS, itertools.cycle(("first", "none")))],
+    [
+        *((variant, "none") for variant in CELL_VARIANTS),
+        *((variant, "first") for variant in ("mamba", "videomamba", "attention")),
+    ],
 )
 def test_every_variant_makes_a_cell_whose_read_out_reaches_a_cue_its_way(tmp_path, variant, class_token):
     config = changed(

@@ -11,7 +11,7 @@ from analysis.capture import record
 from analysis.implicit import ImplicitAttention
 from analysis.matrix import strips_triton
 from analysis.matrix.strips_triton import COLUMNS, NEAR, ROWS, STATES
-from analysis.weights import scoped
+from analysis.weights import SCOPES, scoped
 from tests.analysis.models import clip, video_model
 from tests.analysis.reference import OPTIONS, terms
 from tests.interpreter import hasten
@@ -69,20 +69,20 @@ def test_groups(groups):
     agree(ImplicitAttention(**problem(2, D=4, L=ROWS + 3, groups=groups), residual="elemental", reverse=True))
 
 
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize(
-    ("scope", "variant", "fields"),
+    ("variant", "fields"),
     [
-        ("mixer", "mask", {}),
-        ("contribution", "residual_initial", {"d_conv": 2}),
-        ("ssm", "paper", {}),
-        ("contribution", "paper", {"shared_projections": True}),
-        ("contribution", "released", {}),
-        ("mixer", "videomamba", {"d_conv": 10, "halve_output": True, "class_token": "middle"}),
+        ("mask", {}),
+        ("residual_initial", {"d_conv": 2}),
+        ("paper", {}),
+        ("paper", {"shared_projections": True}),
+        ("released", {}),
+        ("videomamba", {"d_conv": 10, "halve_output": True, "class_token": "middle"}),
     ],
     ids=str,
 )
 def test_scopes_of_models(scope, variant, fields):
-    """Each branch of the kernels; `test_strips` goes through every scope of every model, from the same factors."""
     model = video_model(variant, num_frames=9, d_model=2, depth=1, d_state=3, **fields).to(DEVICE)
     with torch.no_grad(), record(model) as captures:
         model(clip(batch=1, frames=9).to(DEVICE))

@@ -94,7 +94,7 @@ def test_a_draw_depends_on_neither_order_nor_workers(samples):
 def test_bad_files_are_replaced_and_named(samples):
     draws = VideoDraws(samples, PLAIN, num_frames=4)
     stand_ins = set()
-    for epoch in range(5):
+    for epoch in range(20):
         for clip in BAD:
             drawn = draws[Draw(clip, epoch)]
             (label,) = drawn.labels.tolist()

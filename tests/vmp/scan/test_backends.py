@@ -82,10 +82,10 @@ def assert_as_defined(arguments: Arguments, backend: str) -> None:
         assert_close(name, got, expected[name], terms[name])
 
 
-def example(length: int, dtype: torch.dtype, batch: int = 2, **changes: Any) -> Arguments:
+def example(length: int, dtype: torch.dtype, **changes: Any) -> Arguments:
     """A scan with nothing switched on, of channels that fill one block of lanes and begin another."""
     make = Maker(3, dtype)
-    channels, states = 18, 5
+    batch, channels, states = 2, 18, 5
     plain = {
         "u": make.normal(batch, channels, length),
         "delta": make.normal(batch, channels, length).abs(),
@@ -134,9 +134,7 @@ OPTIONS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", TESTED)
 def test_option(backend: str, dtype: torch.dtype, option: str) -> None:
-    """Of one item in the interpreter, whose second costs as much again and has its place in `test_length`."""
-    batch = 2 if backend in FAST else 1
-    assert_as_defined(example(chunk(backend) + 3, dtype, batch, **OPTIONS[option]), backend)
+    assert_as_defined(example(chunk(backend) + 3, dtype, **OPTIONS[option]), backend)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_any_scan(backend: str, dtype: torch.dtype, data: st.DataObject) -> None
 @pytest.mark.parametrize("backend", ["spec", *TESTED])
 def test_half_precision_inputs_accumulate_in_float32(backend: str, dtype: torch.dtype) -> None:
     """Inputs in half precision beside float32 parameters; only what is stored in half is rounded to it."""
-    arguments = example(2 * chunk(backend) + 3, dtype, **OPTIONS["all"])
+    arguments = example(3 * chunk(backend) + 8, dtype, **OPTIONS["all"])
     arguments |= {name: arguments[name].float() for name in ("A", "D", "delta_bias", "h0")}
     got = run(arguments, backend)
     expected = run(in_float64(arguments), "spec")

@@ -29,11 +29,11 @@ def exp2_each(values, flushed):
 
 def exponents(dtype: type) -> np.ndarray:
     """Numbers from the least that 2^x is normal for to 127.5 (1023.5): of all float32, and of those float64 that
-    begin with a float32's bits, every 607th, so that each binade down to the denormals has its 13,819.
+    begin with a float32's bits, every 61st, so that each binade down to the denormals has its share.
     """
     least, greatest = (-126.0, 127.5) if dtype == np.float32 else (-1022.0, 1023.5)
-    negative = np.arange(0x80000000, 0xFF800000, 607, dtype=np.uint32).view(np.float32)
-    positive = np.arange(0, 0x7F800000, 607, dtype=np.uint32).view(np.float32)
+    negative = np.arange(0x80000000, 0xFF800000, 61, dtype=np.uint32).view(np.float32)
+    positive = np.arange(0, 0x7F800000, 61, dtype=np.uint32).view(np.float32)
     kept = np.concatenate([negative[negative >= least], positive[positive <= greatest]]).astype(dtype)
     return np.append(kept, np.zeros(-kept.size % 16, dtype))
 
