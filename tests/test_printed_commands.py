@@ -1,6 +1,7 @@
 """Every command that a page, a docstring or an error prints is one that the command line takes."""
 
 import ast
+import functools
 import json
 import re
 import shlex
@@ -32,7 +33,9 @@ def texts(path: Path) -> list[str]:
             "".join(cell["source"]).replace("\\\n", " ") for cell in json.loads(path.read_text())["cells"]
         ]
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    code = path.read_text()
+    # Most modules say neither, and to parse them all takes seconds.
+    for node in ast.walk(ast.parse(code)) if re.search(r"-m |\bvmp (?!import)", code) else ():
         if isinstance(node, ast.JoinedStr):
             found.append("".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -40,6 +43,7 @@ def texts(path: Path) -> list[str]:
     return found
 
 
+@functools.cache
 def printed() -> dict[str, tuple[str, list[str]]]:
     """Module, or "vmp", and the words after it, by the place where they are printed."""
     found = {}

@@ -208,19 +208,26 @@ def _probes(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.D
 
 def _profiles(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.DataFrame:
     frames = np.arange(config["frames"])
+    pairs = [f"{s},{t}" for s, t in itertools.product(frames, repeat=2)]
     parts = []
     for trained, layer, direction, scope in itertools.product(
         (True, False), range(layers), _directions(config["variant"]), SCOPES
     ):
-        where = {"trained": trained, "layer": layer, "direction": direction, "scope": scope}
+        where = (trained, layer, direction, scope)
         lags = np.exp(-0.4 * frames) * rng.uniform(0.9, 1.1, size=len(frames))
-        about = {"quantity": "frame_lag_profile", "unit": "W", "index": frames.astype(str)}
-        parts.append(where | about | {"value": lags, "low": 0.9 * lags, "high": 1.1 * lags})
         share = rng.dirichlet(np.ones(len(frames)), size=len(frames)).ravel()
-        pairs = [f"{s},{t}" for s, t in itertools.product(frames, repeat=2)]
-        about = {"quantity": "frame_matrix", "unit": "fraction", "index": pairs}
-        parts.append(where | about | dict.fromkeys(("value", "low", "high"), share))
-    return pd.concat(map(pd.DataFrame, parts), ignore_index=True)
+        parts.append((*where, "frame_lag_profile", "W", frames.astype(str), lags, 0.9 * lags, 1.1 * lags))
+        parts.append((*where, "frame_matrix", "fraction", pairs, share, share, share))
+    names = ("trained", "layer", "direction", "scope", "quantity", "unit", "index", "value", "low", "high")
+    # A column at a time, as thousands of small tables take seconds to join.
+    rows = [len(part[-1]) for part in parts]
+    columns = {name: [part[n] for part in parts] for n, name in enumerate(names)}
+    return pd.DataFrame(
+        {
+            name: np.repeat(values, rows) if name in names[:6] else np.concatenate(values)
+            for name, values in columns.items()
+        }
+    )
 
 
 def _training(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.DataFrame:

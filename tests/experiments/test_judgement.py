@@ -1,6 +1,7 @@
 """Verdicts on tables drawn from known effects: how a statement can fall, and what every sentence must hold."""
 
 import dataclasses
+import functools
 import importlib.util
 import re
 import shlex
@@ -46,10 +47,14 @@ def judged_alone(name, grid):
     return found
 
 
-GRID, VERDICTS = judged(seeds=5)
+@functools.cache
+def known():
+    """The tables of KNOWN at five seeds, and their verdicts."""
+    return judged(seeds=5)
 
 
 def test_known_effects_are_told_with_their_sign():
+    _, verdicts = known()
     expected = {
         "both-help": HOLDS,
         "attention-better": HOLDS,
@@ -65,23 +70,25 @@ def test_known_effects_are_told_with_their_sign():
         "contradiction": HOLDS,
         "vmp-contradicts-less": FAILS,
     }
-    assert {name: VERDICTS[name].verdict for name in expected} == expected
+    assert {name: verdicts[name].verdict for name in expected} == expected
 
 
 def test_a_difference_is_the_mean_over_bases_with_welchs_interval():
-    cells = GRID["cells"].pivot(index=["task", "class_token", "seed"], columns="variant", values="accuracy")
+    grid, verdicts = known()
+    cells = grid["cells"].pivot(index=["task", "class_token", "seed"], columns="variant", values="accuracy")
     differences = (cells["paper"] - cells["videomamba"]).groupby(["task", "class_token"])
     mean = differences.mean().mean()
     squared = differences.var() / 5
     df = squared.sum() ** 2 / (squared**2 / 4).sum()
     reach = stats.t.ppf(0.975, df) * np.sqrt(squared.sum()) / 4
-    found = VERDICTS["both-help"]
+    found = verdicts["both-help"]
     assert (found.value, found.low, found.high) == pytest.approx((mean, mean - reach, mean + reach))
     assert (found.n, len(found.bases)) == (20, 4)
 
 
 def test_slopes_and_mediator_costs_against_other_routes():
-    predictions = GRID["predictions"]
+    grid, _ = known()
+    predictions = grid["predictions"]
     for cell, slope in slopes(predictions).items():
         rows = predictions[predictions["cell"] == cell].dropna(subset="read_distance")
         line = stats.linregress(rows["read_distance"].astype(float), rows["correct"].astype(float))
@@ -95,14 +102,15 @@ def test_slopes_and_mediator_costs_against_other_routes():
 
 
 def test_a_model_at_chance_is_left_out_and_named():
+    _, verdicts = known()
     # Accuracy 0.5 is chance in relation and far above it in recall.
-    mask = VERDICTS["mask-helps"]
+    mask = verdicts["mask-helps"]
     assert {evidence.base for evidence in mask.bases} == {"recall, class token first", "recall, mean pooling"}
     assert mask.left_out == (
         "relation, class token first (+ mask at chance)",
         "relation, mean pooling (+ mask at chance)",
     )
-    released = VERDICTS["released-residual-helps"]
+    released = verdicts["released-residual-helps"]
     assert np.isnan(released.value)
     assert (released.verdict, len(released.left_out)) == (UNTOLD, 4)
     assert "no base in which the models compared left chance" in released.sentence
@@ -159,15 +167,16 @@ def test_one_seed_and_absent_variants_tell_nothing():
 
 
 def test_every_number_of_a_sentence_is_measured():
-    for verdict in VERDICTS.values():
+    _, verdicts = known()
+    for verdict in verdicts.values():
         counted = [f"n = {verdict.n} "] if verdict.n else []
         for text in (verdict.shown, verdict.measured, *counted, *verdict.left_out):
             assert text[1:] in verdict.sentence  # Its first letter is a capital there.
         assert verdict.sentence.count("nan") == 0
-    table = judgement_table(list(VERDICTS.values()))
+    table = judgement_table(list(verdicts.values()))
     assert list(table["id"]) == [statement.id for statement in STATEMENTS]
     assert set(table["verdict"]) <= {HOLDS, FAILS, UNTOLD}
-    assert table.set_index("id").loc["both-help", "value"] == VERDICTS["both-help"].value
+    assert table.set_index("id").loc["both-help", "value"] == verdicts["both-help"].value
 
 
 def test_statements_name_what_there_is():
