@@ -1,6 +1,8 @@
 # Every target makes .venv first, so that one command is enough on a new machine.
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests start dozens of processes, each of which would else compile all sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: report browser notebooks test test-deep test-gpu check micro bench gpu clean
 

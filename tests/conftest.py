@@ -2,11 +2,14 @@
 
 import gc
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -17,12 +20,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # The hook wraps every annotated function of a listed module in a beartype check of its jaxtyping shapes. Modules that
-# hold numba-compiled functions are not listed: numba cannot compile a wrapped function.
+# hold numba-compiled functions are not listed: numba cannot compile a wrapped function. Python's cache does not see a
+# change of this list: remove the __pycache__ folders after one.
 CHECKED = [
     "vmp.scan.spec",
     "vmp.scan.chunked",
     "vmp.scan.plain",
-    "vmp.config",
     "vmp.layout",
     "vmp.mixer",
     "vmp.attention",
@@ -44,6 +47,21 @@ CHECKED = [
     "analysis.contradiction",
     "experiments.data",
 ]
+
+jaxtyped, SHAPE = jaxtyping.jaxtyped, re.compile(r"\b(Float|Int|Bool|UInt8)\[")
+
+
+def shapes_checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, for functions that name a shape; all others are mypy's to check."""
+
+    def decorate(of: Any) -> Any:
+        plain = isinstance(of, FunctionType) and not SHAPE.search(str(of.__annotations__))
+        return of if plain else jaxtyped(of, typechecker=typechecker)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = shapes_checked
 install_import_hook(CHECKED, "beartype.beartype")
 
 settings.register_profile(
@@ -77,6 +95,17 @@ def pytest_configure(config: pytest.Config) -> None:
         tolerances.RECORD_TO.append(path)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # The second half of `make test` is a handful of tests: it need not import what all the others need.
+    alone = config.getoption("markexpr") == "alone" and collection_path.suffix == ".py"
+    return True if alone and "mark.alone" not in collection_path.read_text() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A notebook takes up to minutes: one that is begun last leaves the other workers idle.
+    items.sort(key=lambda item: "test_notebooks.py" not in item.nodeid)
+
+
 WORK_SECONDS = 300
 """What one test may compute. It is counted in seconds of the processor, so that cores that are busy with other work do
 not fail a test; `timeout` in pyproject.toml is by the clock, and ends only what hangs."""
@@ -86,12 +115,11 @@ def _too_much(signum: int, frame: FrameType | None) -> None:
     pytest.fail(f"computed for more than {WORK_SECONDS} seconds of the processor")
 
 
-def pytest_collection_finish() -> None:
-    # statsmodels collects garbage at every call: what the tests import is none, and need not be looked through.
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_there_is_no_garbage() -> Iterator[None]:
+    # statsmodels collects garbage at every call: what earlier modules left need not be looked through each time.
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
+    yield
     gc.unfreeze()
 
 
