@@ -1,5 +1,7 @@
 """`vmp compare` on small checkpoints: whole outputs, interruption, and every kind of wrong request in one line."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from vmp.checkpoint import save_checkpoint
 
 RESIDUALS = ("transitivity_residual", "transitivity_unmasked")
 FAST = ("--bootstrap", 100, "--random-orders", 2)
+TWO_CLIPS = ("--clips", 2, *FAST)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,15 @@ def run(*paths, flags=()):
     return cli.main(["compare", *map(str, (*given, *flags))])
 
 
+@pytest.fixture(scope="module")
+def whole(checkpoints, tmp_path_factory):
+    """A comparison's folder, alone in another, and what was printed."""
+    out, printed = tmp_path_factory.mktemp("compare") / "whole", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert run(checkpoints["paper"], checkpoints["attention"], flags=(*TWO_CLIPS, "--out", out)) == 0
+    return out, printed.getvalue()
+
+
 def wrong(capsys, *paths, flags=()):
     assert run(*paths, flags=flags) == 2
     error = capsys.readouterr().err
@@ -53,11 +65,8 @@ def wrong(capsys, *paths, flags=()):
     return error
 
 
-def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
-    out = tmp_path / "both"
-    flags = ("--clips", 2, *FAST, "--out", out)
-    assert run(checkpoints["paper"], checkpoints["attention"], flags=flags) == 0
-    text = capsys.readouterr().out
+def test_a_scan_beside_self_attention(whole):
+    out, text = whole
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
     result = analysis.load(out)
@@ -85,7 +94,7 @@ def test_a_scan_beside_self_attention(checkpoints, tmp_path, capsys):
     assert {"decay_index_tokens", "contradictory_mass", "faithfulness", "deletion_tube"} <= figures
     for path in (out / "figures").glob("*.png"):
         assert np.asarray(Image.open(path).convert("L")).std() > 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["both"]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 def test_one_clip_another_shape_and_no_head_are_said(checkpoints, tmp_path, capsys):
@@ -130,11 +139,10 @@ def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoint
     assert {label for label in labels if label.startswith("divided")} == {"divided, time", "divided, space"}
 
 
-def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, whole, tmp_path, capsys, monkeypatch):
     both = (checkpoints["paper"], checkpoints["attention"])
-    flags = ("--clips", 2, *FAST)
-    assert run(*both, flags=(*flags, "--out", tmp_path / "whole")) == 0
     out, seen, again = tmp_path / "both", [], []
+    flags = (*TWO_CLIPS, "--out", out)
     target = "analysis.relevance.measure.relevance"
 
     def stopping(*arguments, **keywords):
@@ -145,14 +153,14 @@ def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(target, stopping)
-        assert run(*both, flags=(*flags, "--out", out)) == 130
+        assert run(*both, flags=flags) == 130
     assert "same command" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.unfinished", "whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["both.unfinished"]
     monkeypatch.setattr(target, lambda *given, **named: again.append(given) or relevance(*given, **named))
-    assert run(*both, flags=(*flags, "--out", out)) == 0
+    assert run(*both, flags=flags) == 0
     assert len(again) == 1
-    assert analysis.load(out).data.equals(analysis.load(tmp_path / "whole").data)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["both", "whole"]
+    assert analysis.load(out).data.equals(analysis.load(whole[0]).data)
+    assert [path.name for path in tmp_path.iterdir()] == ["both"]
 
 
 def test_a_folder_of_others_is_left_alone(checkpoints, tmp_path, capsys):
