@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from jaxtyping._decorator import _destring_annotation
 
 if not torch.cuda.is_available():
     # Triton reads this where it is first imported: its kernels run in its interpreter.
@@ -26,6 +27,7 @@ CHECKED = [
     "vmp.scan.spec",
     "vmp.scan.chunked",
     "vmp.scan.plain",
+    "vmp.config",
     "vmp.layout",
     "vmp.mixer",
     "vmp.attention",
@@ -51,17 +53,22 @@ CHECKED = [
 jaxtyped, SHAPE = jaxtyping.jaxtyped, re.compile(r"\b(Float|Int|Bool|UInt8)\[")
 
 
-def shapes_checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """jaxtyping's decorator, for functions that name a shape; all others are mypy's to check."""
+def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, without its book-keeping where a function names no shape: the same types are checked."""
 
     def decorate(of: Any) -> Any:
-        plain = isinstance(of, FunctionType) and not SHAPE.search(str(of.__annotations__))
-        return of if plain else jaxtyped(of, typechecker=typechecker)
+        if not isinstance(of, FunctionType) or SHAPE.search(str(of.__annotations__)):
+            return jaxtyped(of, typechecker=typechecker)
+        # As jaxtyping does: what cannot be resolved here is not checked.
+        of.__annotations__ = {
+            name: _destring_annotation(hint, of.__globals__) for name, hint in of.__annotations__.items()
+        }
+        return typechecker(of)
 
     return decorate
 
 
-jaxtyping.jaxtyped = shapes_checked
+jaxtyping.jaxtyped = checked
 install_import_hook(CHECKED, "beartype.beartype")
 
 settings.register_profile(
