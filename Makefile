@@ -1,8 +1,6 @@
 # Every target makes .venv first, so that one command is enough on a new machine.
 PYTHON ?= python3
 BIN := .venv/bin
-# The tests start dozens of processes, each of which would else compile all sources anew.
-export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: report browser notebooks test test-deep test-gpu check micro bench gpu clean
 
@@ -27,6 +25,9 @@ browser:
 # Each from a fresh kernel; outputs are committed, so that they read on the web.
 notebooks: .venv/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+# The tests start dozens of processes, each of which would otherwise recompile every source.
+test test-deep: export PYTHONDONTWRITEBYTECODE :=
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"

@@ -1,10 +1,9 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
-import gc
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator
+from inspect import isgeneratorfunction
 from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any
@@ -50,19 +49,23 @@ CHECKED = [
     "experiments.data",
 ]
 
-jaxtyped, SHAPE = jaxtyping.jaxtyped, re.compile(r"\b(Float|Int|Bool|UInt8)\[")
+original = jaxtyping.jaxtyped
 
 
 def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """jaxtyping's decorator, without its book-keeping where a function names no shape: the same types are checked."""
 
     def decorate(of: Any) -> Any:
-        if not isinstance(of, FunctionType) or SHAPE.search(str(of.__annotations__)):
-            return jaxtyped(of, typechecker=typechecker)
+        # beartype alone would check a generator's arguments when it is first advanced.
+        if not isinstance(of, FunctionType) or isgeneratorfunction(of):
+            return original(of, typechecker=typechecker)
         # As jaxtyping does: what cannot be resolved here is not checked.
-        of.__annotations__ = {
+        hints = {
             name: _destring_annotation(hint, of.__globals__) for name, hint in of.__annotations__.items()
         }
+        if "jaxtyping." in str(hints):
+            return original(of, typechecker=typechecker)
+        of.__annotations__ = hints
         return typechecker(of)
 
     return decorate
@@ -109,7 +112,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # A notebook takes up to minutes: one that is begun last leaves the other workers idle.
+    # A notebook takes up to minutes: begun last, it leaves the other workers idle.
     items.sort(key=lambda item: "test_notebooks.py" not in item.nodeid)
 
 
@@ -120,14 +123,6 @@ not fail a test; `timeout` in pyproject.toml is by the clock, and ends only what
 
 def _too_much(signum: int, frame: FrameType | None) -> None:
     pytest.fail(f"computed for more than {WORK_SECONDS} seconds of the processor")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_was_there_is_no_garbage() -> Iterator[None]:
-    # statsmodels collects garbage at every call: what earlier modules left need not be looked through each time.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,7 @@
 """Training in tests runs on the CPU, where results are the same to the last bit, and on one thread of it."""
 
+import gc
+
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
@@ -17,3 +19,12 @@ def _on_one_thread_of_the_cpu():
         patch.setenv("ACCELERATE_USE_CPU", "true")
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freeze_earlier_objects():
+    # statsmodels collects garbage at every call: what earlier modules left is looked through once.
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

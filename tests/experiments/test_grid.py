@@ -98,7 +98,7 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Tests that run in the background hand on that they ignore it.
+            # Tests that run in the background ignore it, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
