@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from inspect import isgeneratorfunction
 from pathlib import Path
 from types import FrameType, FunctionType
-from typing import Any
+from typing import Any, get_type_hints
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
-from jaxtyping._decorator import _destring_annotation
 
 if not torch.cuda.is_available():
     # Triton reads this where it is first imported: its kernels run in its interpreter.
@@ -56,14 +55,12 @@ def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """jaxtyping's decorator, without its book-keeping where a function names no shape: the same types are checked."""
 
     def decorate(of: Any) -> Any:
+        try:
+            hints = get_type_hints(of, include_extras=True) if isinstance(of, FunctionType) else None
+        except NameError:  # Of a module that is imported for types alone, which jaxtyping leaves out.
+            hints = None
         # beartype alone would check a generator's arguments when it is first advanced.
-        if not isinstance(of, FunctionType) or isgeneratorfunction(of):
-            return original(of, typechecker=typechecker)
-        # As jaxtyping does: what cannot be resolved here is not checked.
-        hints = {
-            name: _destring_annotation(hint, of.__globals__) for name, hint in of.__annotations__.items()
-        }
-        if "jaxtyping." in str(hints):
+        if hints is None or "jaxtyping." in str(hints) or isgeneratorfunction(of):
             return original(of, typechecker=typechecker)
         of.__annotations__ = hints
         return typechecker(of)

@@ -2,8 +2,8 @@
 
 At a launch it puts its own functions in the place of triton.language's, and again at each of the hundreds of calls
 within the launch. Here it does so once a launch, and beside them it puts functions that know what they found before:
-almost all of its time goes into the types and shapes of values, which are the same few at every step. All of it holds
-within a launch alone, so nothing that is compiled passes through it.
+almost all of its time goes into the types and shapes of values, which are the same few at every step. The functions are
+in place within a launch alone, so nothing that is compiled passes through them.
 """
 
 from collections.abc import Callable
@@ -100,10 +100,10 @@ def _known_dtypes(find: Method, core: ModuleType) -> Method:
 def _same_dtypes(prepare: Method, core: ModuleType) -> Method:
     """Operands of one dtype are at most broadcast; only a division, called with more rules, may cast them."""
 
-    def quick(self: Any, lhs: Any, rhs: Any, *pointers: bool, **more: bool) -> tuple[Any, Any]:
+    def quick(self: Any, lhs: Any, rhs: Any, *rules: bool, **more: bool) -> tuple[Any, Any]:
         known = type(lhs) is core.tensor and type(rhs) is core.tensor and lhs.dtype is rhs.dtype
-        if not known or len(pointers) > 2 or more or lhs.dtype.is_ptr():
-            return prepare(self, lhs, rhs, *pointers, **more)
+        if not known or len(rules) > 2 or more or lhs.dtype.is_ptr():
+            return prepare(self, lhs, rhs, *rules, **more)
         if lhs.type.name == rhs.type.name:
             return lhs, rhs
         return self.broadcast_impl_value(lhs, rhs)
@@ -112,5 +112,5 @@ def _same_dtypes(prepare: Method, core: ModuleType) -> Method:
 
 
 def _heeded_checks(check: Method, core: ModuleType) -> Method:
-    """Whether a sum of integers overflows is worked out only where it is heeded, as Triton asserts in `debug` alone."""
+    """Whether integers overflow is worked out only where it is heeded, as Triton asserts in `debug` alone."""
     return lambda self, *operation: check(self, *operation) if self.builder.options.debug else None

@@ -33,9 +33,7 @@ def texts(path: Path) -> list[str]:
             "".join(cell["source"]).replace("\\\n", " ") for cell in json.loads(path.read_text())["cells"]
         ]
     found = []
-    code = path.read_text()
-    # Most modules say neither, and to parse them all takes seconds.
-    for node in ast.walk(ast.parse(code)) if re.search(r"-m |\bvmp (?!import)", code) else ():
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
             found.append("".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -218,16 +218,14 @@ def _profiles(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd
         share = rng.dirichlet(np.ones(len(frames)), size=len(frames)).ravel()
         parts.append((*where, "frame_lag_profile", "W", frames.astype(str), lags, 0.9 * lags, 1.1 * lags))
         parts.append((*where, "frame_matrix", "fraction", pairs, share, share, share))
-    names = ("trained", "layer", "direction", "scope", "quantity", "unit", "index", "value", "low", "high")
+    labels = ("trained", "layer", "direction", "scope", "quantity", "unit")
     # A column at a time, as thousands of small tables take seconds to join.
-    rows = [len(part[-1]) for part in parts]
-    columns = {name: [part[n] for part in parts] for n, name in enumerate(names)}
-    return pd.DataFrame(
-        {
-            name: np.repeat(values, rows) if name in names[:6] else np.concatenate(values)
-            for name, values in columns.items()
-        }
-    )
+    columns = list(zip(*parts, strict=True))
+    rows = [len(value) for value in columns[-1]]
+    table = {name: np.repeat(column, rows) for name, column in zip(labels, columns, strict=False)}
+    for name, column in zip(("index", "value", "low", "high"), columns[len(labels) :], strict=True):
+        table[name] = np.concatenate(column)
+    return pd.DataFrame(table)
 
 
 def _training(config, truth: Truth, layers: int, rng: np.random.Generator) -> pd.DataFrame:
