@@ -25,16 +25,27 @@ def entries(
         capture: One direction of one layer, of one clip (B = 1).
         scopes: Which scopes.
         rows, columns: In steps of the scan, so that i > j is "i after j" in either direction.
+
+    Raises:
+        IndexError: A step is outside the sequence.
     """
-    last = capture.hidden.shape[1] - 1
+    length = capture.hidden.shape[1]
+    if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < length:
+        raise IndexError(f"columns: steps have to lie in 0..{length - 1}")
+    # Triples share pairs, each of which is computed once.
+    pairs, inverse = torch.unique(rows.long() * length + columns, return_inverse=True)
+    rows, columns = pairs // length, pairs % length
     if capture.reversed:
-        rows, columns = last - rows, last - columns
+        rows, columns = length - 1 - rows, length - 1 - columns
     found = (
         _of_scan(capture, scopes, rows, columns)
         if capture.is_scan
         else _of_attention(capture, scopes, rows, columns)
     )
-    return {scope: Entries(found[scope].sign[0].cpu(), found[scope].log[0].cpu()) for scope in scopes}
+    return {
+        scope: Entries(found[scope].sign[0].cpu(), found[scope].log[0].cpu()).at(inverse.cpu())
+        for scope in scopes
+    }
 
 
 def logits(

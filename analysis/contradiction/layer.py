@@ -235,8 +235,9 @@ def _transitivity(capture: Captured, scopes: Sequence[Scope], drawn: Triples) ->
 
 def _residuals(capture: Captured, scopes: Sequence[Scope], drawn: Triples) -> dict[Scope, Tensor]:
     i, j, k = drawn.row, drawn.mediator, drawn.column
-    ij, jk, ik, jj = (entries(capture, scopes, *pair) for pair in ((i, j), (j, k), (i, k), (j, j)))
-    return {s: transitivity_residual(ij[s], jk[s], ik[s], jj[s]) for s in scopes}
+    found = entries(capture, scopes, torch.cat([i, j, i, j]), torch.cat([j, k, k, j]))
+    pairs = torch.arange(4 * len(i)).view(4, -1)  # ij, jk, ik, jj
+    return {scope: transitivity_residual(*map(found[scope].at, pairs)) for scope in scopes}
 
 
 def _rank(capture: Captured, scope: Scope, weight: Float[np.ndarray, "L L"]) -> dict[str, Any]:

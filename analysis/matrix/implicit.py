@@ -187,21 +187,10 @@ class ImplicitAttention(AttentionMatrix):
         """alpha at (rows[p], columns[p]) for every p, (B, D, P).
 
         Far apart every term may lie below the smallest number of the scan's dtype, so the exponential of the slowest
-        state is taken out of the sum over states. Pairs are independent: other pairs change no bit of one.
+        state is taken out of the sum over states.
         """
-        rows, columns = self._steps(rows, columns)
-        parts = []
-        for at in self.chunks(len(rows)):
-            total, top = self.sum_and_exponent(rows[at], columns[at])
-            parts.append((total.sign(), total.abs().log() + top))
-        sign, log = zip(*parts, strict=True)
-        return Entries(torch.cat(sign, -1), torch.cat(log, -1))
-
-    def chunks(self, pairs: int) -> Iterator[slice]:
-        """Cut a number of pairs so that `TERMS` terms are held at once; one empty slice where there are none."""
-        step = max(1, TERMS // (self.batch * self.rate.numel()))
-        for start in range(0, max(pairs, 1), step):
-            yield slice(start, start + step)
+        total, top = self.sum_and_exponent(*self._steps(rows, columns))
+        return Entries(total.sign(), total.abs().log() + top)
 
     def sum_and_exponent(
         self, rows: Int[Tensor, " P"], columns: Int[Tensor, " P"]
@@ -209,7 +198,18 @@ class ImplicitAttention(AttentionMatrix):
         """alpha at pairs of steps as a sum times e to an exponent of at most 0, both in float64; 0 for columns later.
 
         sum_n C_i[n] exp((A[n] - a) (S_i - S_j)) w_j[n]  and  a (S_i - S_j),  a the slowest state's rate
+
+        A pair that is asked for more than once, as the taps of neighbouring columns do, is computed once.
         """
+        pairs, inverse = torch.unique(rows.long() * self.length + columns, return_inverse=True)
+        step = max(1, TERMS // (self.batch * self.rate.numel()))
+        parts = [self._of_pairs(at // self.length, at % self.length) for at in pairs.split(step)]
+        total, top = (torch.cat(part, -1)[..., inverse] for part in zip(*parts, strict=True))
+        return total, top
+
+    def _of_pairs(
+        self, rows: Int[Tensor, " P"], columns: Int[Tensor, " P"]
+    ) -> tuple[Float[Tensor, "B D P"], Float[Tensor, "B D P"]]:
         w = self.own(columns)
         if self.mask_diagonal:
             same = columns == rows

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from analysis.capture import AttentionCapture, Capture
 from analysis.matrix.base import SCRATCH, AttentionMatrix, Entries, Factors, Rectangle
+from analysis.matrix.implicit import TERMS
 from analysis.matrix.softmax import AttentionContribution, ProjectedAttention
 
 Scope = Literal["ssm", "mixer", "contribution"]
@@ -195,7 +196,10 @@ class _GatedMatrix(AttentionMatrix):
         H_ij = gate_i sum over taps and their sources s of (alpha_is + D [s = i]) slope_s tap, and its vector H_ij x_j.
         """
         rows, columns = self._steps(rows, columns)
-        parts = [self._entries_of_steps(rows[at], columns[at]) for at in self._scan.chunks(len(rows))]
+        step = max(1, TERMS // (2 * self.batch * self._taps.numel()))  # In float64.
+        parts = [
+            self._entries_of_steps(*at) for at in zip(rows.split(step), columns.split(step), strict=True)
+        ]
         return {
             scope: Entries(
                 torch.cat([part[scope].sign for part in parts], -1),
@@ -205,26 +209,20 @@ class _GatedMatrix(AttentionMatrix):
         }
 
     def _entries_of_steps(self, rows: Int[Tensor, " P"], columns: Int[Tensor, " P"]) -> dict[str, Entries]:
-        alpha, top = self._scan.sum_and_exponent(rows, columns)
-        found = {"ssm": Entries(alpha.sign(), alpha.abs().log() + top)}
         taps = self._taps.double()
-        sums, tops = [], []
-        for tap in range(taps.shape[1]):
-            source = columns - self._ahead * tap
-            inside = (source >= 0) & (source <= rows)
-            source = source.clamp(0, self.length - 1).minimum(rows)
-            if tap:
-                alpha, top = self._scan.sum_and_exponent(rows, source)
-            own = source == rows  # There the exponent is 0 and the skip joins.
-            through = alpha + self._skip.double()[:, None] * own
-            sums.append(through * self._slope[..., source].double() * taps[:, tap, None] * inside)
-            tops.append(top)
-        highest = torch.stack(tops).amax(0)
-        total = torch.stack([part * (top - highest).exp() for part, top in zip(sums, tops, strict=True)]).sum(
-            0
-        )
+        reached = columns - self._ahead * torch.arange(taps.shape[1], device=self.device)[:, None]
+        source = reached.clamp(0, self.length - 1).minimum(rows)
+        of_scan = self._scan.sum_and_exponent(rows.expand_as(source).flatten(), source.flatten())
+        alpha, top = (x.unflatten(-1, source.shape) for x in of_scan)  # (B, D, W, P)
+        # At the row's own step the exponent is 0 and the skip joins.
+        through = alpha + self._skip.double()[:, None, None] * (source == rows)
+        inside = (reached >= 0) & (reached <= rows)
+        through = through * self._slope[..., source].double() * taps[..., None] * inside
+        highest = top.amax(2)
+        total = (through * (top - highest[:, :, None]).exp()).sum(2)
         total = total * self._gate[..., rows].double()
-        H = found["mixer"] = Entries(total.sign(), total.abs().log() + highest)
+        H, ssm = Entries(total.sign(), total.abs().log() + highest), alpha[:, :, 0] * (columns <= rows)
+        found = {"ssm": Entries(ssm.sign(), ssm.abs().log() + top[:, :, 0]), "mixer": H}
         scale = self._scale(slice(0, self.length))
         if scale is not None:
             x = scale[..., columns].double()
