@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -339,7 +341,15 @@ def write_figures(
 
 
 def save_figure(figure: Figure, stem: Path) -> Path:
-    """Write `stem`.png and `stem`.svg and return the first."""
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(stem.with_suffix(".png"))
-    return stem.with_suffix(".png")
+    """Write `stem`.png and `stem`.svg within this package's style, always the same bytes, and return the first.
+
+    The figure keeps the layout, resolution and canvas that it is written with.
+    """
+    # Not by `savefig`, which lays a figure out once and draws it twice for each file.
+    figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    return png

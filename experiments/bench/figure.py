@@ -5,11 +5,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.draw import styled
+from analysis.draw import save_figure, styled
 from experiments.bench.peers import QUANTITIES
 from experiments.bench.results import BenchRun
 from experiments.bench.words import power
@@ -39,7 +38,8 @@ def draw_growth(runs: Iterable[BenchRun], folder: Path) -> Path | None:
     scans = [run for run in runs if run.subcommand == "scan" and growth_points(run, QUANTITIES[0])]
     if not scans:
         return None
-    figure, axes = plt.subplots(len(scans), 2, figsize=(9, 5 * len(scans)), squeeze=False, sharey="row")
+    figure = Figure((9, 5 * len(scans)))
+    axes = figure.subplots(len(scans), 2, squeeze=False, sharey="row")
     for run, pair in zip(scans, axes, strict=True):
         for quantity, ax in zip(QUANTITIES, pair, strict=True):
             _draw(ax, growth_points(run, quantity))
@@ -58,11 +58,3 @@ def _draw(ax: Axes, points: Mapping[str, Sequence[tuple[int, float]]]) -> None:
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.set_xticks([], minor=True)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
-
-
-def save_figure(figure: Figure, stem: Path) -> Path:
-    """Save a figure as PNG and SVG, with the same bytes whenever it is drawn; return the path of the PNG."""
-    for suffix, undated in (("svg", "Date"), ("png", "Software")):
-        figure.savefig(stem.with_suffix(f".{suffix}"), metadata={undated: None})
-    plt.close(figure)
-    return stem.with_suffix(".png")

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from experiments.grid_tables import SCHEMAS
 from experiments.report.__main__ import app
@@ -213,7 +212,7 @@ def test_a_full_disk_leaves_the_last_report(report, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device", "figures/accuracy.png")
 
-    monkeypatch.setattr(Figure, "savefig", full)
+    monkeypatch.setattr("experiments.report.write.save_figure", full)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.html").write_text("the last report")
     ran = run_command(app, "--grid", report.with_name("grid"), "--out", tmp_path / "out")

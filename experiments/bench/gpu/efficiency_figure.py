@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from analysis.draw import styled
-from experiments.bench.figure import save_figure
+from analysis.draw import save_figure, styled
 from experiments.bench.gpu.efficiency import ATTENTION, MAMBA
 from experiments.bench.results import BenchRun, Row
 
@@ -55,9 +54,8 @@ def draw_efficiency(run: BenchRun, folder: Path) -> Path:
     columns = list(found["throughput"])
     if not columns:
         raise ValueError("the run holds no throughput of any model, so there is nothing to draw")
-    figure, axes = plt.subplots(
-        2, len(columns), figsize=(1.2 + 2.6 * len(columns), 5.2), squeeze=False, sharex=True, sharey="row"
-    )
+    figure = Figure((1.2 + 2.6 * len(columns), 5.2))
+    axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
     for line, (quantity, label, divisor) in zip(axes, PANELS, strict=True):
         for ax, size in zip(line, columns, strict=True):
             _draw(ax, found[quantity].get(size, {}), divisor)
