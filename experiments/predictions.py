@@ -8,7 +8,6 @@ from typing import final
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from analysis.files import write_atomically
 from experiments.runs import writing
@@ -103,6 +102,8 @@ class Evaluation:
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
     """The 95 % interval of a probability after `hits` in `trials` (Wilson, JASA 22, 1927)."""
+    from scipy import stats  # Importing it takes a second, and only this interval needs it.
+
     low, high = stats.binomtest(hits, trials).proportion_ci(0.95, method="wilson")
     return float(low), float(high)
 

@@ -25,7 +25,7 @@ Relation and direction have mean pooling: what they ask for is between frames in
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -127,29 +127,29 @@ def choose_preset(name: str | None, path: pathlib.Path | None) -> tuple[str, Pre
         return "custom", Preset.read(path)
     if (name := name or "quick") not in PRESETS:
         raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}")
-    return name, PRESETS[name]
+    return name, PRESETS[name]()
 
 
-_SMALL = CellConfig(
-    task="recall",
-    frames=16,
-    image_size=8,
-    patch_size=8,
-    tubelet_size=1,
-    d_model=32,
-    depth=2,
-    d_state=16,
-    variant=REFERENCE,
-    class_token="first",
-    steps=500,
-    batch_size=32,
-    learning_rate=4e-3,
-    warmup_steps=30,
-    weight_decay=0.05,
-    train_clips=8000,
-    test_clips=480,
-    probe_clips=8,
-)
+_SMALL: Mapping[str, Any] = {
+    "task": "recall",
+    "frames": 16,
+    "image_size": 8,
+    "patch_size": 8,
+    "tubelet_size": 1,
+    "d_model": 32,
+    "depth": 2,
+    "d_state": 16,
+    "variant": REFERENCE,
+    "class_token": "first",
+    "steps": 500,
+    "batch_size": 32,
+    "learning_rate": 4e-3,
+    "warmup_steps": 30,
+    "weight_decay": 0.05,
+    "train_clips": 8000,
+    "test_clips": 480,
+    "probe_clips": 8,
+}
 _RELATION: Mapping[str, Any] = {
     "task": "relation",
     "class_token": "none",
@@ -166,73 +166,79 @@ _DIRECTION: Mapping[str, Any] = {
     "steps": 450,
     "learning_rate": 3e-3,
 }
-_LONG = _SMALL.model_copy(
-    update={"steps": 4000, "train_clips": 40000, "test_clips": 960, "warmup_steps": 100, "probe_clips": 16}
-)
+_LONG: Mapping[str, Any] = {
+    **_SMALL,
+    "steps": 4000,
+    "train_clips": 40000,
+    "test_clips": 960,
+    "warmup_steps": 100,
+    "probe_clips": 16,
+}
 # The size of videomambapro_tiny.
-_LARGE = CellConfig(
-    task="recall",
-    frames=8,
-    image_size=224,
-    patch_size=16,
-    tubelet_size=1,
-    d_model=192,
-    depth=24,
-    d_state=16,
-    variant=REFERENCE,
-    class_token="first",
-    steps=20000,
-    batch_size=64,
-    learning_rate=5e-4,
-    warmup_steps=1000,
-    weight_decay=0.05,
-    train_clips=50000,
-    test_clips=2000,
-    probe_clips=8,
-)
+_LARGE: Mapping[str, Any] = {
+    "task": "recall",
+    "frames": 8,
+    "image_size": 224,
+    "patch_size": 16,
+    "tubelet_size": 1,
+    "d_model": 192,
+    "depth": 24,
+    "d_state": 16,
+    "variant": REFERENCE,
+    "class_token": "first",
+    "steps": 20000,
+    "batch_size": 64,
+    "learning_rate": 5e-4,
+    "warmup_steps": 1000,
+    "weight_decay": 0.05,
+    "train_clips": 50000,
+    "test_clips": 2000,
+    "probe_clips": 8,
+}
 _VARIANTS = {"variant": tuple(variant for variant in CELL_VARIANTS if variant != REFERENCE)}
 _SIZES = {"d_state": (4, 64), "depth": (1, 4)}
 _READ_OUTS = ("first", "none")
 _LENGTHS = {"recall": (8, 16, 32), "relation": (5, 6, 8), "direction": (8, 16, 32)}
 
 
-def _block(base: CellConfig, changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any) -> Ablation:
+def _block(
+    base: Mapping[str, Any], changes: Mapping[str, tuple[Any, ...]] = _VARIANTS, **fields: Any
+) -> Ablation:
     """A base with other fields, and its changes: by default every other variant."""
-    return Ablation(base=CellConfig.model_validate({**base.model_dump(), **fields}), changes=dict(changes))
+    return Ablation(base=CellConfig.model_validate({**base, **fields}), changes=dict(changes))
 
 
-PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(
-        blocks=(
-            _block(_SMALL),
-            _block(_SMALL, **_RELATION),
-            _block(_SMALL, **_DIRECTION),
-        ),
-        seeds=(0, 1, 2),
-    ),
-    "full": Preset(
-        blocks=tuple(
-            # The states and the depth of the reference are changed at one length.
-            _block(
-                _LONG,
-                _VARIANTS | _SIZES if frames == _LENGTHS[task][0] else _VARIANTS,
-                task=task,
-                class_token=read_out,
-                frames=frames,
-                # Frames of one token, but where what moves is to be seen.
-                image_size=16 if task == "direction" else 8,
-            )
-            for task in CONTROLLED
-            for read_out in _READ_OUTS
-            for frames in _LENGTHS[task]
-        ),
-        seeds=(0, 1, 2, 3, 4),
-    ),
-    "gpu": Preset(
-        blocks=tuple(
-            _block(_LARGE, task=task, class_token=read_out) for task in CONTROLLED for read_out in _READ_OUTS
-        ),
-        seeds=(0, 1, 2),
-    ),
-}
-"""What `--preset` takes: minutes on two cores (63 cells), a day on sixteen (750), and days on GPUs (126)."""
+def _quick() -> Preset:
+    blocks = (_block(_SMALL), _block(_SMALL, **_RELATION), _block(_SMALL, **_DIRECTION))
+    return Preset(blocks=blocks, seeds=(0, 1, 2))
+
+
+def _full() -> Preset:
+    blocks = tuple(
+        # The states and the depth of the reference are changed at one length.
+        _block(
+            _LONG,
+            _VARIANTS | _SIZES if frames == _LENGTHS[task][0] else _VARIANTS,
+            task=task,
+            class_token=read_out,
+            frames=frames,
+            # Frames of one token, but where what moves is to be seen.
+            image_size=16 if task == "direction" else 8,
+        )
+        for task in CONTROLLED
+        for read_out in _READ_OUTS
+        for frames in _LENGTHS[task]
+    )
+    return Preset(blocks=blocks, seeds=(0, 1, 2, 3, 4))
+
+
+def _gpu() -> Preset:
+    blocks = tuple(
+        _block(_LARGE, task=task, class_token=read_out) for task in CONTROLLED for read_out in _READ_OUTS
+    )
+    return Preset(blocks=blocks, seeds=(0, 1, 2))
+
+
+PRESETS: Mapping[str, Callable[[], Preset]] = {"quick": _quick, "full": _full, "gpu": _gpu}
+"""What `--preset` takes: minutes on two cores (63 cells), a day on sixteen (750), and days on GPUs (126). Each is made
+when it is asked for, as that takes seconds."""

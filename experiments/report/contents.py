@@ -32,8 +32,8 @@ from experiments.report.words import (
     signed_points,
     variant_label,
 )
-from experiments.statistics import REFERENCE, base_fields
 from experiments.statistics.association import CORRELATED
+from experiments.statistics.bases import REFERENCE, base_fields
 
 KINDS = {HOLDS: "holds", FAILS: "fails", UNTOLD: "untold"}
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.tables import number
 from experiments.report.words import signed_points
-from experiments.statistics import cell_accuracy_by, cell_probes
+from experiments.statistics.accuracy import cell_accuracy_by
+from experiments.statistics.association import cell_probes
 
 SIMILAR = ("similar to one", "similar to both")
 """The kinds of mediators that resemble a digit of the pair."""
@@ -60,7 +61,7 @@ def mediator_costs(predictions: pd.DataFrame) -> pd.Series:
 
 
 def _probe(label: str, unit: str, quantity: str, scope: str) -> Effect:
-    """The mean of a probe's quantity over layers and directions, as `experiments.statistics.cell_probes` takes it."""
+    """The mean of a probe's quantity over layers and directions, as `statistics.association.cell_probes` takes it."""
 
     def by_cell(tables: Tables, trained: bool) -> pd.Series:
         numbers = cell_probes(tables["probes"], trained)

@@ -23,8 +23,8 @@ from experiments.report.words import (
     slug,
     variant_label,
 )
-from experiments.statistics import REFERENCE, can_read, cell_probes
-from experiments.statistics.association import CORRELATED
+from experiments.statistics.association import CORRELATED, cell_probes
+from experiments.statistics.bases import REFERENCE, can_read
 
 WIDTH = 4.6
 """Inches of a figure: it is legible on a phone, and two fit beside each other on a page."""

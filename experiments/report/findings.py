@@ -8,7 +8,9 @@ import pandas as pd
 from experiments.report.judgement import Judgement, judge, judgement_table
 from experiments.report.probed import probe_profiles, probe_summary
 from experiments.report.saved import SavedGrid
-from experiments.statistics import accuracy, accuracy_by_condition, paired_differences, rank_correlations
+from experiments.statistics.accuracy import accuracy, accuracy_by_condition
+from experiments.statistics.association import rank_correlations
+from experiments.statistics.paired import paired_differences
 
 
 @dataclass(frozen=True)

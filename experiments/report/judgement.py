@@ -1,7 +1,7 @@
 """Each statement judged on a grid's tables: the measurement, its interval, and what they allow to say.
 
 The rule is the same for every statement and was fixed before any result was seen. The number is the mean over bases of
-the mean over seeds, with an interval in which the seed is the unit (`experiments.statistics.seed_interval`). The
+the mean over seeds, with an interval in which the seed is the unit (`statistics.intervals.seed_interval`). The
 statement
 
     holds                 if that interval excludes the value of no effect on the statement's side, and so does the
@@ -26,15 +26,10 @@ from experiments.report.effects import EFFECTS, Effect, Tables
 from experiments.report.statements import STATEMENTS, Statement
 from experiments.report.words import base_labels, by_base, plural, variant_label
 from experiments.report.words import p_value as said_p
-from experiments.statistics import (
-    GROUPS,
-    base_fields,
-    holm,
-    left_chance,
-    paired_values,
-    seed_interval,
-    strata,
-)
+from experiments.statistics.accuracy import left_chance
+from experiments.statistics.association import GROUPS
+from experiments.statistics.bases import base_fields, paired_values, strata
+from experiments.statistics.intervals import holm, seed_interval
 
 LEVEL = 0.05
 Numbers = Mapping[tuple[str, bool], pd.Series]
@@ -125,7 +120,7 @@ def judge(
 
     Args:
         tables: a grid's tables, of which cells, predictions and probes are used.
-        correlations: what `experiments.statistics.rank_correlations` makes of them.
+        correlations: what `statistics.association.rank_correlations` makes of them.
         statements: what is judged.
     """
     left = left_chance(tables["cells"])

@@ -12,8 +12,9 @@ from analysis.tables import number
 from experiments.report.parts import Table
 from experiments.report.saved import SavedGrid
 from experiments.report.words import variant_label
-from experiments.statistics import base_fields, cell_probes, groups, ordered, seed_interval
-from experiments.statistics.association import SCAN_DIRECTIONS
+from experiments.statistics.association import SCAN_DIRECTIONS, cell_probes
+from experiments.statistics.bases import base_fields, groups, ordered
+from experiments.statistics.intervals import seed_interval
 
 SCOPE = "contribution"
 """The scope in which scans and self-attention are compared (docs/math.md, section 2)."""

@@ -49,7 +49,7 @@ def base_labels(table: pd.DataFrame, fields: Sequence[str], cells: pd.DataFrame)
 
     Args:
         table: the rows.
-        fields: columns of `table` and of `cells`, as `experiments.statistics.base_fields` gives them.
+        fields: columns of `table` and of `cells`, as `experiments.statistics.bases.base_fields` gives them.
         cells: the grid's cells.
     """
     of_task = {

@@ -57,8 +57,8 @@ def test_an_id_is_of_every_field_and_of_nothing_else():
 
 def test_variants_have_parameters_within_two_per_cent_in_every_preset():
     """Of one patch: more patches add the same numbers to every variant, which brings the variants nearer."""
-    for preset in PRESETS.values():
-        for block in preset.blocks:
+    for make in PRESETS.values():
+        for block in make().blocks:
             base, *others = block.cells(0)
             sizes = {
                 cell.variant: parameters(
@@ -224,7 +224,7 @@ def test_rows_for_the_viewer_are_shares_of_each_token(tiny_grid):  # noqa: F811
 
 
 def test_probed_clips_are_those_of_a_seed_and_show_what_the_test_shows():
-    for block in PRESETS["quick"].blocks:
+    for block in PRESETS["quick"]().blocks:
         for seed in (0, 1, 2):
             (indices,) = {tuple(cell.probed()) for cell in block.cells(seed)}
             assert len(set(indices)) == block.base.probe_clips
@@ -255,7 +255,7 @@ def test_rows_of_a_model_too_large_for_the_viewer_are_of_some_layers_and_clips(m
 
 
 def test_quick_is_three_tasks_of_seven_models_and_no_seed_that_its_settings_were_tried_on():
-    cells = PRESETS["quick"].cells()
+    cells = PRESETS["quick"]().cells()
     assert len(cells) == 63
     assert {(c.task, c.variant) for c in cells} == {
         (task, variant) for task in ("recall", "relation", "direction") for variant in CELL_VARIANTS

@@ -15,7 +15,7 @@ from experiments.data import Digits, PhotoPan, read_list
 from experiments.data.views import VideoViews
 from experiments.evaluate import Evaluation, app, evaluate, write_predictions
 from experiments.runs import RunFolder
-from experiments.statistics import mcnemar
+from experiments.statistics.mcnemar import mcnemar
 from tests.experiments.commands import assert_refused, run_command
 from tests.experiments.videos import write_list, write_pans
 

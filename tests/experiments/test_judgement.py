@@ -16,7 +16,7 @@ from experiments.report.effects import EFFECTS, mediator_costs, slopes
 from experiments.report.judgement import FAILS, HOLDS, UNTOLD, judge, judgement_table
 from experiments.report.statements import GAINS, STATEMENTS
 from experiments.report.untested import UNTESTED
-from experiments.statistics import rank_correlations
+from experiments.statistics.association import rank_correlations
 from experiments.train import RECIPES
 from tests.experiments.made_tables import VARIANTS, Truth, grid_tables
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.statistics import accuracy, accuracy_by_condition, base_fields, left_chance
+from experiments.statistics.accuracy import accuracy, accuracy_by_condition, left_chance
+from experiments.statistics.bases import base_fields
 from tests.experiments.made_tables import VARIANTS, Truth, grid_tables
 
 TASKS = ("recall", "relation", "direction")

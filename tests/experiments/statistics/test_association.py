@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.statistics import GROUPS, cell_probes, rank_correlations
+from experiments.statistics.association import GROUPS, cell_probes, rank_correlations
 from tests.experiments.made_tables import Truth, grid_tables
 
 VARIANTS = ("videomamba", "mask", "residual_initial", "residual_elemental", "paper", "attention")

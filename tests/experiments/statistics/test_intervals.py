@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.statistics import seed_interval
+from experiments.statistics.intervals import seed_interval
 
 VALUES = st.floats(-1, 1).map(lambda value: round(value, 3))
 

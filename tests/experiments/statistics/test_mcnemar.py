@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.evaluate import Evaluation, write_predictions
-from experiments.statistics import mcnemar, mcnemar_counts
 from experiments.statistics.__main__ import app
+from experiments.statistics.mcnemar import mcnemar, mcnemar_counts
 from tests.experiments.commands import assert_refused, run_command
 
 

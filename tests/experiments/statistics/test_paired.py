@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.statistics import holm, paired_differences
+from experiments.statistics.intervals import holm
+from experiments.statistics.paired import paired_differences
 from tests.experiments.made_tables import Truth, grid_tables
 
 VARIANTS = ("videomamba", "mask", "paper")
