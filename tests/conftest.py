@@ -1,7 +1,10 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
+import functools
+import gc
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from inspect import isgeneratorfunction
 from pathlib import Path
@@ -13,6 +16,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+# Collecting tests imports a million objects that stay: garbage is looked for in what the tests make, and not in these.
+gc.disable()
 
 if not torch.cuda.is_available():
     # Triton reads this where it is first imported: its kernels run in its interpreter.
@@ -49,10 +55,16 @@ CHECKED = [
 ]
 
 original = jaxtyping.jaxtyped
+calls: Counter[Callable[..., Any]] = Counter()
+"""How often each checked function was called in the present test."""
 
 
 def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """jaxtyping's decorator, without its book-keeping where a function names no shape: the same types are checked."""
+    """jaxtyping's decorator, which at every call would take a tenth of the tests' time.
+
+    The types of a function that names no shape are checked without jaxtyping's book-keeping. Any other function is
+    checked at its first 32 calls in a test and at every 17th after that, as loops call some tens of thousands of times.
+    """
 
     def decorate(of: Any) -> Any:
         try:
@@ -60,10 +72,19 @@ def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except NameError:  # Of a module that is imported for types alone, which jaxtyping leaves out.
             hints = None
         # beartype alone would check a generator's arguments when it is first advanced.
-        if hints is None or "jaxtyping." in str(hints) or isgeneratorfunction(of):
-            return original(of, typechecker=typechecker)
-        of.__annotations__ = hints
-        return typechecker(of)
+        if hints is not None and "jaxtyping." not in str(hints) and not isgeneratorfunction(of):
+            of.__annotations__ = hints
+            return typechecker(of)
+        always = original(of, typechecker=typechecker)
+        if not isinstance(of, FunctionType):
+            return always
+
+        @functools.wraps(always)
+        def at_times(*args: Any, **kwargs: Any) -> Any:
+            calls[of] += 1
+            return (always if calls[of] <= 32 or calls[of] % 17 == 0 else of)(*args, **kwargs)
+
+        return at_times
 
     return decorate
 
@@ -111,6 +132,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A notebook takes up to minutes: begun last, it leaves the other workers idle.
     items.sort(key=lambda item: "test_notebooks.py" not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # What is frozen is not freed at the end, of which extension modules complain.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    calls.clear()
 
 
 WORK_SECONDS = 300

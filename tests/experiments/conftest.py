@@ -26,5 +26,3 @@ def _freeze_earlier_objects():
     # statsmodels collects garbage at every call: what earlier modules left is looked through once.
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
