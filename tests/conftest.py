@@ -1,10 +1,8 @@
 """Test-wide set-up: runtime shape checks, hypothesis profiles, one thread a worker."""
 
-import functools
 import gc
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 from inspect import isgeneratorfunction
 from pathlib import Path
@@ -55,16 +53,10 @@ CHECKED = [
 ]
 
 original = jaxtyping.jaxtyped
-calls: Counter[Callable[..., Any]] = Counter()
-"""How often each checked function was called in the present test."""
 
 
 def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """jaxtyping's decorator, which at every call would take a tenth of the tests' time.
-
-    The types of a function that names no shape are checked without jaxtyping's book-keeping. Any other function is
-    checked at its first 32 calls in a test and at every 17th after that, as loops call some tens of thousands of times.
-    """
+    """jaxtyping's decorator, without its book-keeping where a function names no shape: the same types are checked."""
 
     def decorate(of: Any) -> Any:
         try:
@@ -72,19 +64,10 @@ def checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except NameError:  # Of a module that is imported for types alone, which jaxtyping leaves out.
             hints = None
         # beartype alone would check a generator's arguments when it is first advanced.
-        if hints is not None and "jaxtyping." not in str(hints) and not isgeneratorfunction(of):
-            of.__annotations__ = hints
-            return typechecker(of)
-        always = original(of, typechecker=typechecker)
-        if not isinstance(of, FunctionType):
-            return always
-
-        @functools.wraps(always)
-        def at_times(*args: Any, **kwargs: Any) -> Any:
-            calls[of] += 1
-            return (always if calls[of] <= 32 or calls[of] % 17 == 0 else of)(*args, **kwargs)
-
-        return at_times
+        if hints is None or "jaxtyping." in str(hints) or isgeneratorfunction(of):
+            return original(of, typechecker=typechecker)
+        of.__annotations__ = hints
+        return typechecker(of)
 
     return decorate
 
@@ -141,11 +124,6 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # What is frozen is not freed at the end, of which extension modules complain.
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    calls.clear()
 
 
 WORK_SECONDS = 300

@@ -315,7 +315,7 @@ def test_weights_with_nan_are_refused_unless_allowed(tmp_path, capsys):
     assert (tmp_path / "report" / "figures" / "lag_profile_ssm.png").exists()
 
 
-def test_self_attention_is_probed_with_the_gaps_of_what_only_a_scan_has(tmp_path, capsys, sketched):
+def test_self_attention_is_probed_with_the_gaps_of_what_only_a_scan_has(tmp_path, capsys):
     path, out = tmp_path / "attention.safetensors", tmp_path / "report"
     save_checkpoint(create_model("vmp_micro", variant="attention", num_classes=2, **TINY), path)
     flags = ("--layers", "1", "--bootstrap", 100)
@@ -443,7 +443,7 @@ def test_what_the_system_refuses_later_is_one_line(checkpoint, tmp_path, capsys,
     assert error(capsys) == "error: report/data.nc: No space left on device\n"
 
 
-def test_an_interrupt_keeps_the_clips_that_were_done(checkpoint, tmp_path, capsys, monkeypatch, sketched):
+def test_an_interrupt_keeps_the_clips_that_were_done(checkpoint, tmp_path, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 

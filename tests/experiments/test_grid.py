@@ -85,6 +85,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.alone  # It waits for processes, which other tests would hold up.
 def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_path):  # noqa: F811
     config, out = tmp_path / "grid.json", tmp_path / "grid"
     config.write_text(TINY_GRID.model_dump_json())
@@ -118,7 +119,7 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     assert (process.returncode, output) == (128 + signal.SIGINT, "")
     assert errors.splitlines()[-1] == "stopped; the same command goes on with the cells that are not finished"
     assert "Traceback" not in errors
-    wait_until(lambda: not any(map(alive, workers)), 60)
+    wait_until(lambda: not any(map(alive, workers)), 3)
 
     # The grid itself is killed: its workers go with it.
     process = start()
@@ -127,7 +128,7 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     assert len(workers) == 2
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    wait_until(lambda: not any(map(alive, workers)), 60)
+    wait_until(lambda: not any(map(alive, workers)), 3)
     done = {path: path.stat().st_mtime_ns for path in finished()}
     assert 1 <= len(done) < 4
 
@@ -147,7 +148,7 @@ def test_a_grid_killed_in_every_way_ends_with_the_same_tables(tiny_grid, tmp_pat
     assert (result.exit_code, result.stdout) == (2, "")
     assert "a worker process was killed" in result.stderr
     assert "Traceback" not in result.stderr
-    wait_until(lambda: not any(map(alive, killed.result())), 60)
+    wait_until(lambda: not any(map(alive, killed.result())), 3)
 
     result = run_command(app, *here)
     assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr

@@ -97,7 +97,7 @@ def test_a_scan_beside_self_attention(whole):
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_one_clip_another_shape_and_no_head_are_said(checkpoints, tmp_path, capsys, sketched):
+def test_one_clip_another_shape_and_no_head_are_said(checkpoints, tmp_path, capsys):
     names = ("paper", "short", "headless")
     flags = ("--clips", 1, *FAST, "--out", tmp_path / "out")
     assert run(*(checkpoints[name] for name in names), flags=flags) == 0
@@ -108,9 +108,7 @@ def test_one_clip_another_shape_and_no_head_are_said(checkpoints, tmp_path, caps
     assert (tmp_path / "out" / "figures" / "deletion_tube.png").exists()
 
 
-def test_folders_of_transformers_of_other_grids_and_divided_attention(
-    checkpoints, tmp_path, capsys, sketched
-):
+def test_folders_of_transformers_of_other_grids_and_divided_attention(checkpoints, tmp_path, capsys):
     made = {"videomae": videomae(), "divided": timesformer("divided_space_time")}
     for name, model in made.items():
         model.float().save_pretrained(tmp_path / name)
@@ -141,9 +139,7 @@ def test_folders_of_transformers_of_other_grids_and_divided_attention(
     assert {label for label in labels if label.startswith("divided")} == {"divided, time", "divided, space"}
 
 
-def test_an_interrupted_comparison_resumes_and_ends_alike(
-    checkpoints, whole, tmp_path, capsys, monkeypatch, sketched
-):
+def test_an_interrupted_comparison_resumes_and_ends_alike(checkpoints, whole, tmp_path, capsys, monkeypatch):
     both = (checkpoints["paper"], checkpoints["attention"])
     out, seen, again = tmp_path / "both", [], []
     flags = (*TWO_CLIPS, "--out", out)

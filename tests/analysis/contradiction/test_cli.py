@@ -181,7 +181,7 @@ def test_gaps_are_said(checkpoint, capsys, folder):
     assert not any("alpha_jj" in note for note in one_way.notes)
 
 
-def test_a_language_model_has_a_control_and_no_example(tmp_path, capsys, sketched):
+def test_a_language_model_has_a_control_and_no_example(tmp_path, capsys):
     torch.save(crafted.noise(crafted.language()), tmp_path / "lm.pth")
     flags = ("--ckpt", tmp_path / "lm.pth", "--length", 3, "--out", tmp_path / "report", *FEW)
     shown = Printed(capsys, *flags)
